@@ -1,0 +1,297 @@
+"""The engine protocol: what the orchestrator may ask of anything that generates tokens.
+
+Local, remote and simulated engines satisfy `Engine`; one conformance suite holds them to it.
+Types are plain dataclasses so that an engine runs where nothing but torch is installed.
+
+Priority polarity is fixed here once: a *smaller* key is served first. Adapters of engines that
+think otherwise convert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+PriorityKey = tuple[float, ...]
+"""Compared lexicographically; smaller is more urgent."""
+
+
+class PrioritySupport(StrEnum):
+    NONE = "none"
+    AT_SUBMIT = "at_submit"
+    MUTABLE = "mutable"
+
+
+class RetentionSupport(StrEnum):
+    """NONE: nothing is kept on purpose. SOFT: a hint. HOST: kept in host memory. HARD: leases on device blocks."""
+
+    NONE = "none"
+    SOFT = "soft"
+    HOST = "host"
+    HARD = "hard"
+
+
+class Tier(StrEnum):
+    DEVICE = "device"
+    HOST = "host"
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+class LeaseOutcome(StrEnum):
+    """How a lease ended. Exactly one is recorded for each lease that was granted."""
+
+    HANDOFF = "handoff"
+    EXPIRED = "expired"
+    PRESSURE = "pressure"
+    CANCELLED = "cancelled"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; the orchestrator does the rest itself."""
+
+    priority: PrioritySupport = PrioritySupport.NONE
+    retention: RetentionSupport = RetentionSupport.NONE
+    max_lease_ttl_s: float = 0.0
+    fork: bool = False
+    prefetch: bool = False
+    grammar: bool = False
+    logprobs: bool = False
+    estimate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model behind an engine. `context_tokens` bounds prompt + output."""
+
+    name: str
+    context_tokens: int
+    vocab_size: int
+    kv_bytes_per_token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn; `temperature` 0 is greedy. Draws depend on (seed, position) alone, never on the batch."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+class GrammarKind(StrEnum):
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A constraint on the output; `source` is the JSON Schema (as JSON text), the regex or the Lark grammar."""
+
+    kind: GrammarKind
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a rendered prompt; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One LLM call. `id` is unique per attempt. `salt` keeps tenants' prefixes apart.
+
+    The prompt is either `messages`, which the engine renders with its model's chat template, or `prompt_ids`.
+    `expected_tokens` is the scheduler's estimate of the output length (0 = unknown). `call` and `stage` name the
+    node of the program and its step in the workflow's code.
+    """
+
+    id: str
+    program: str
+    messages: tuple[ChatMessage, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    model: str = ""
+    call: str = ""
+    stage: str = ""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    key: PriorityKey = (0.0,)
+    grammar: Grammar | None = None
+    salt: str = ""
+    expected_tokens: int = 0
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts and the seconds of one request: waiting for its first step, prefill to the first token, decode."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """A piece of output. `text` is complete characters only. The last chunk has `finish` and `usage`."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of a program to keep a block chain resident for `ttl_s` seconds from now.
+
+    The chain is that of `token_ids` under `salt`. `rank`: leases with smaller rank are broken first under pressure.
+    """
+
+    id: str
+    program: str
+    token_ids: tuple[int, ...]
+    ttl_s: float
+    salt: str = ""
+    tier: Tier = Tier.DEVICE
+    rank: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGrant:
+    """What was granted: bytes really held (0 = nothing was resident or the budget is full) and where."""
+
+    lease: str
+    bytes: int
+    tier: Tier | None
+    expires_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a prompt would cost now: tokens already cached by tier, seconds of prefill and of waiting."""
+
+    cached_tokens: dict[Tier, int]
+    prefill_s: float
+    queue_s: float
+
+
+class EngineEventKind(StrEnum):
+    STORED = "stored"
+    EVICTED = "evicted"
+    LEASED = "leased"
+    LEASE_ENDED = "lease_ended"
+    SWAPPED = "swapped"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """A change of what is resident, with the program that it belongs to."""
+
+    kind: EngineEventKind
+    program: str
+    blocks: int
+    lease: str | None = None
+    outcome: LeaseOutcome | None = None
+
+
+class EngineError(Exception):
+    """Base of every error an engine reports. `retryable`: a second attempt may succeed."""
+
+    name = "engine_error"
+    retryable = False
+
+
+class PromptTooLong(EngineError):
+    name = "prompt_too_long"
+
+
+class InvalidGrammar(EngineError):
+    name = "invalid_grammar"
+
+
+class InvalidRequest(EngineError):
+    name = "invalid_request"
+
+
+class QueueFull(EngineError):
+    name = "queue_full"
+    retryable = True
+
+
+class NumericalFault(EngineError):
+    """The model produced NaN or infinite logits for this sequence."""
+
+    name = "numerical_fault"
+
+
+class ModelLoadError(EngineError):
+    """The model directory cannot be served: the message names the file and the fault."""
+
+    name = "model_load_error"
+
+
+class EngineLost(EngineError):
+    """The engine process died while the call ran."""
+
+    name = "engine_lost"
+    retryable = True
+
+
+class Engine(Protocol):
+    """Every method is idempotent; names of requests and leases that are unknown or ended are no error."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def model(self) -> ModelInfo: ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """Stream the output. Raises `EngineError`s. Closing the iterator aborts the request."""
+        ...
+
+    async def reprioritize(self, program: str, key: PriorityKey) -> None:
+        """Give all waiting and running requests of `program` a new key from the next step on."""
+        ...
+
+    async def retain(self, lease: Lease) -> LeaseGrant: ...
+
+    async def extend(self, lease: str, ttl_s: float) -> LeaseGrant: ...
+
+    async def release(self, lease: str, outcome: LeaseOutcome) -> None: ...
+
+    async def demote(self, lease: str) -> LeaseGrant: ...
+
+    async def prefetch(self, lease: str, within_s: float) -> None: ...
+
+    async def abort(self, request: str) -> None: ...
+
+    async def estimate(self, prompt_ids: tuple[int, ...], salt: str = "") -> Estimate: ...
+
+    def events(self) -> AsyncIterator[EngineEvent]: ...
+
+    async def close(self) -> None: ...

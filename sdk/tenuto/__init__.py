@@ -1,0 +1,1 @@
+"""Tenuto: serve programs, not requests."""

@@ -1,0 +1,151 @@
+"""Calls: the nodes of a program. An LLM call generates text; a function call runs a tool.
+
+Every call writes exactly one semantic variable, its `output`; several results are projections
+(`Reference.path`) of one structured value. Prompts keep their constant parts apart from their
+variables, so that shared prefixes can be found without looking at the text.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from tenuto.wire.base import WireModel
+from tenuto.wire.values import Expr, JsonPath, Name, TextType, ValueType
+
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+
+
+class Objective(WireModel):
+    """What an end is judged by. `latency`: seconds to the end. `throughput`: work per second over
+    many programs. `deadline`: the end by `deadline_s` seconds after the program was accepted."""
+
+    kind: Literal["latency", "throughput", "deadline"] = "latency"
+    deadline_s: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _deadline_goes_with_its_kind(self) -> Self:
+        if (self.kind == "deadline") != (self.deadline_s is not None):
+            raise ValueError("deadline_s is given exactly when kind is 'deadline'")
+        return self
+
+
+class EffectClass(StrEnum):
+    """What a tool does to the world, which decides what may run side by side and what may be retried.
+
+    READ changes nothing. WRITE changes what `effect_key` names. EXCLUSIVE may change anything.
+    """
+
+    READ = "read"
+    WRITE = "write"
+    EXCLUSIVE = "exclusive"
+
+
+class Retry(WireModel):
+    """Attempts after a failure. Wait before attempt n+1: `min(max_wait_s, first_wait_s * 2**(n-1))`, jittered."""
+
+    attempts: int = Field(default=1, ge=1, le=20, description="attempts in all; 1 = no retry")
+    first_wait_s: float = Field(default=0.1, ge=0, le=3600)
+    max_wait_s: float = Field(default=10.0, ge=0, le=3600)
+
+
+class TextPart(WireModel):
+    """A constant piece of a prompt."""
+
+    kind: Literal["text"] = "text"
+    text: str
+
+
+class VariablePart(WireModel):
+    """A hole of a prompt, filled with a variable's value: text as it is, JSON in compact form."""
+
+    kind: Literal["variable"] = "variable"
+    variable: Name
+    path: JsonPath = ()
+
+
+class Message(WireModel):
+    """One chat message of a prompt template."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[Annotated[TextPart | VariablePart, Field(discriminator="kind")], ...]
+
+
+class Sampling(WireModel):
+    """How tokens are drawn. `temperature` 0 is greedy. Equal seeds give equal draws whatever the batch."""
+
+    max_tokens: int = Field(default=256, ge=1, le=1_000_000)
+    temperature: float = Field(default=0.0, ge=0, le=10)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, description="0 = no limit")
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: tuple[str, ...] = Field(default=(), max_length=16)
+
+
+class RegexConstraint(WireModel):
+    """The output matches a regular expression as a whole."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str
+
+
+class GrammarConstraint(WireModel):
+    """The output is a sentence of a Lark grammar (llguidance dialect)."""
+
+    kind: Literal["grammar"] = "grammar"
+    lark: str
+
+
+Constraint: TypeAlias = Annotated[RegexConstraint | GrammarConstraint, Field(discriminator="kind")]
+
+
+class _CallBase(WireModel):
+    id: Name
+    output: Name | None = Field(default=None, description="the variable written; the call's id if absent")
+    type: ValueType = Field(default_factory=TextType, description="type of the output variable")
+    after: tuple[Name, ...] = Field(default=(), description="calls that must end first although no value is used")
+    stage: Name | None = Field(default=None, description="the step's name in the workflow's code: key of statistics")
+    group: Name | None = Field(default=None, description="declared task group: siblings whose joint end matters")
+    timeout_s: Seconds | None = None
+    retry: Retry = Retry()
+    objective: Objective | None = Field(default=None, description="stricter reader than the program's own objective")
+    expected_s: Seconds | None = Field(default=None, description="a hint; a wrong one costs time, never correctness")
+
+    @property
+    def variable(self) -> str:
+        """Name of the variable that this call writes."""
+        return self.output or self.id
+
+
+class LLMCall(_CallBase):
+    """One generation. A JSON output type is enforced while decoding; text may carry a `constraint`."""
+
+    kind: Literal["llm"] = "llm"
+    messages: tuple[Message, ...] = Field(min_length=1)
+    model: str | None = Field(default=None, max_length=200, description="the server's default model if absent")
+    sampling: Sampling = Sampling()
+    constraint: Constraint | None = None
+    category: Name | None = Field(default=None, description="kind of question, for the semantic cache's policy")
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> Self:
+        if self.constraint is not None and not isinstance(self.type, TextType):
+            raise ValueError("a JSON output type is a constraint of its own: give a constraint only with text output")
+        return self
+
+
+class FunctionCall(_CallBase):
+    """One run of a tool. `idempotent` allows a second run when it is unknown whether the first one ended."""
+
+    kind: Literal["function"] = "function"
+    tool: Name
+    arguments: dict[str, Expr] = Field(default_factory=dict)
+    effect: EffectClass = EffectClass.EXCLUSIVE
+    effect_key: str | None = Field(default=None, max_length=200, description="what a `write` changes")
+    idempotent: bool = False
+
+
+Call: TypeAlias = Annotated[LLMCall | FunctionCall, Field(discriminator="kind")]
+
+JsonSchema: TypeAlias = dict[str, Any]

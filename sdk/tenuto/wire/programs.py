@@ -1,0 +1,156 @@
+"""Programs as submitted and as read back."""
+
+from enum import StrEnum
+from typing import Generic, Literal, TypeVar
+
+from pydantic import Field, JsonValue
+
+from tenuto.wire.base import WireModel
+from tenuto.wire.calls import Call, Objective
+from tenuto.wire.values import Name, TextType, ValueType
+
+
+class InputVariable(WireModel):
+    """A variable whose value the client gives."""
+
+    type: ValueType = Field(default_factory=TextType)
+    value: JsonValue
+
+
+class Graph(WireModel):
+    """Inputs, calls in any order, and the variables that are the program's results."""
+
+    inputs: dict[Name, InputVariable] = Field(default_factory=dict)
+    calls: tuple[Call, ...] = ()
+    outputs: tuple[Name, ...] = ()
+
+
+class GraphExtension(WireModel):
+    """Growth of a running program. `seal` says that no more will come: the program ends with its calls."""
+
+    inputs: dict[Name, InputVariable] = Field(default_factory=dict)
+    calls: tuple[Call, ...] = ()
+    outputs: tuple[Name, ...] = ()
+    seal: bool = False
+    result: JsonValue = Field(default=None, description="the workflow's own return value, kept with a sealed program")
+
+
+class ProgramSubmission(WireModel):
+    """`POST /v1/programs`. An `open` program may be extended until it is sealed."""
+
+    workflow: Name
+    graph: Graph = Graph()
+    objective: Objective = Objective()
+    open: bool = False
+    toolset: str | None = Field(default=None, max_length=200, description="whose workers run its function calls")
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
+
+
+class ProgramStatus(StrEnum):
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class VariableStatus(StrEnum):
+    """EMPTY: not yet written. WRITTEN: has its value for ever. FAILED: will never have one; `error` says why."""
+
+    EMPTY = "empty"
+    WRITTEN = "written"
+    FAILED = "failed"
+
+
+class ErrorValue(WireModel):
+    """Why a call or a program has no value. `type` is a name that the docs explain."""
+
+    type: str
+    message: str
+    call: str | None = Field(default=None, description="the call at fault; if skipped, the ancestor that failed")
+    attempts: int = 0
+
+
+class VariableView(WireModel):
+    """`GET /v1/programs/{id}/variables/{name}`; `?wait=s`: answered when written, failed, or after s seconds."""
+
+    name: str
+    type: ValueType
+    status: VariableStatus
+    value: JsonValue = None
+    error: ErrorValue | None = None
+
+
+class CallView(WireModel):
+    id: str
+    kind: Literal["llm", "function"]
+    stage: str | None
+    state: Literal["waiting", "ready", "running", "ended", "failed", "cancelled", "skipped"]
+    output: str
+    error: ErrorValue | None = None
+
+
+class ProgramSummary(WireModel):
+    id: str
+    workflow: str
+    tenant: str
+    status: ProgramStatus
+    accepted_at: float = Field(description="seconds since the Unix epoch")
+    seconds: float = Field(description="since acceptance, or to the end")
+    calls: int
+    calls_ended: int
+    trace_id: str
+
+
+class ProgramView(ProgramSummary):
+    objective: Objective
+    open: bool
+    metadata: dict[str, str]
+    call_views: tuple[CallView, ...]
+    outputs: dict[str, VariableView]
+    result: JsonValue = None
+    error: ErrorValue | None = None
+
+
+class TimelineSpan(WireModel):
+    """Seconds of a call's life with one cause, on the program's own axis (0 = accepted)."""
+
+    cause: Literal["client", "queue", "prefill", "recompute", "decode", "tool", "pause", "cache"]
+    start_s: float
+    end_s: float
+
+
+class TimelineCall(WireModel):
+    id: str
+    kind: Literal["llm", "function"]
+    stage: str | None
+    after: tuple[str, ...]
+    state: str
+    spans: tuple[TimelineSpan, ...]
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    attempts: int = 0
+
+
+class Timeline(WireModel):
+    """`GET /v1/programs/{id}/timeline`."""
+
+    program: str
+    workflow: str
+    status: ProgramStatus
+    trace_id: str
+    seconds: float
+    calls: tuple[TimelineCall, ...]
+    critical_path: tuple[str, ...]
+
+
+T = TypeVar("T")
+
+
+class Page(WireModel, Generic[T]):
+    """A page of a list, newest first unless asked otherwise."""
+
+    data: tuple[T, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

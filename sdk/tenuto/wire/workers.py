@@ -1,0 +1,104 @@
+"""Workers: client processes that run tools (and, for tests, models) for the server.
+
+`POST /v1/workers` registers; `GET /v1/workers/{id}/tasks` is an SSE stream of `TaskMessage`s, open as
+long as the worker lives; `POST /v1/workers/{id}/results` brings results back in batches.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, JsonValue
+
+from tenuto.wire.base import WireModel
+from tenuto.wire.calls import Constraint, EffectClass, Retry, Sampling, Seconds
+from tenuto.wire.programs import ErrorValue
+from tenuto.wire.values import Name
+
+
+class ToolSpec(WireModel):
+    """A tool as its worker declares it; schemas are made from the function's signature."""
+
+    name: Name
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict, description="JSON Schema of the arguments object")
+    returns: dict[str, Any] = Field(default_factory=dict, description="JSON Schema of the result")
+    effect: EffectClass = EffectClass.EXCLUSIVE
+    timeout_s: Seconds | None = None
+    retry: Retry = Retry()
+    expected_s: Seconds | None = None
+    concurrency: int | None = Field(default=None, ge=1, description="calls at once on one worker; None = no cap")
+
+
+class HostedModel(WireModel):
+    """A model that the worker itself answers for: scripted, recorded or noisy doubles in tests."""
+
+    name: str
+
+
+class WorkerRegistration(WireModel):
+    """Workers of one `toolset` share its programs' function calls."""
+
+    toolset: str = Field(max_length=200)
+    tools: tuple[ToolSpec, ...] = ()
+    models: tuple[HostedModel, ...] = ()
+    concurrency: int = Field(default=256, ge=1, le=100_000)
+
+
+class WorkerInfo(WireModel):
+    id: str
+    toolset: str
+    heartbeat_s: float
+
+
+class RenderedMessage(WireModel):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class FunctionTask(WireModel):
+    """Run a tool. Equal `idempotency_key`s are attempts of one and the same call."""
+
+    kind: Literal["function"] = "function"
+    task: str
+    program: str
+    call: str
+    tool: str
+    arguments: dict[str, JsonValue]
+    idempotency_key: str
+    timeout_s: float | None
+    attempt: int
+    traceparent: str | None = None
+
+
+class ModelTask(WireModel):
+    """Answer a prompt (hosted models only)."""
+
+    kind: Literal["model"] = "model"
+    task: str
+    program: str
+    call: str
+    model: str
+    stage: str | None
+    messages: tuple[RenderedMessage, ...]
+    sampling: Sampling
+    constraint: Constraint | None
+    json_schema: dict[str, Any] | None
+    attempt: int
+    traceparent: str | None = None
+
+
+class CancelTask(WireModel):
+    kind: Literal["cancel"] = "cancel"
+    task: str
+
+
+Task: TypeAlias = FunctionTask | ModelTask
+TaskMessage: TypeAlias = Annotated[FunctionTask | ModelTask | CancelTask, Field(discriminator="kind")]
+
+
+class TaskResult(WireModel):
+    """How a task ended: `value` (for models: the text), or `error`."""
+
+    task: str
+    value: JsonValue = None
+    error: ErrorValue | None = None
+    retryable: bool = False
