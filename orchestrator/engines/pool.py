@@ -1,0 +1,84 @@
+"""Which engine serves which model.
+
+Owns the engines of one server and their start and end. Never decides what runs when: that is scheduling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from engine.protocol import Engine, ModelInfo
+from orchestrator.engines.errors import NoEngine, UnknownModel
+from orchestrator.engines.supervisor import EngineState, EngineStatus, SupervisedEngine
+
+
+class EnginePool:
+    """Engines by the name of the model that they serve; the first one is the default.
+
+    Invariant: `default` is None exactly when the pool is empty.
+    """
+
+    def __init__(self, engines: Iterable[Engine] = (), *, default: str | None = None) -> None:
+        self._engines = {engine.name: engine for engine in engines}
+        if default is not None and default not in self._engines:
+            raise UnknownModel(f"the default model {default!r} is not among {self._names()}")
+        self._default = default or next(iter(self._engines), None)
+
+    @property
+    def default(self) -> str | None:
+        """Name of the model that serves calls which name none."""
+        return self._default
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that calls may ask for, the default first."""
+        rest = (name for name in self._engines if name != self._default)
+        return (*((self._default,) if self._default is not None else ()), *rest)
+
+    def for_model(self, name: str | None) -> Engine:
+        """The engine of a model, or the default one. Raises `NoEngine`, `UnknownModel`."""
+        wanted = name or self._default
+        if wanted is None:
+            raise NoEngine("this server runs without a model: start it with --model DIRECTORY or --model bundled")
+        engine = self._engines.get(wanted)
+        if engine is None:
+            raise UnknownModel(f"no engine serves model {wanted!r}; this server has {self._names()}")
+        return engine
+
+    def add(self, engine: Engine) -> None:
+        """Serve `engine.name` by this engine from now on; an earlier engine of that name is replaced, not closed."""
+        self._engines[engine.name] = engine
+        self._default = self._default or engine.name
+
+    def remove(self, name: str) -> None:
+        """Serve `name` no more. An unknown name is no error."""
+        self._engines.pop(name, None)
+        if self._default == name:
+            self._default = next(iter(self._engines), None)
+
+    def states(self) -> tuple[EngineState, ...]:
+        """What every engine is doing; engines without a supervisor are always ready."""
+        return tuple(_state(self._engines[name]) for name in self.models())
+
+    def start(self) -> None:
+        """Start loading every model, side by side, in the background."""
+        for engine in self._engines.values():
+            if isinstance(engine, SupervisedEngine):
+                engine.start()
+
+    async def close(self) -> None:
+        """Close every engine; one that fails to close does not keep the others open."""
+        results = await asyncio.gather(*(e.close() for e in self._engines.values()), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _names(self) -> str:
+        return ", ".join(repr(name) for name in self.models()) or "none"
+
+
+def _state(engine: Engine) -> EngineState:
+    if isinstance(engine, SupervisedEngine):
+        return engine.state
+    model: ModelInfo = engine.model
+    return EngineState(engine.name, EngineStatus.READY, 0, "", model, engine.capabilities)
