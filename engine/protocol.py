@@ -120,7 +120,7 @@ class GenerateRequest:
 
     The prompt is either `messages`, which the engine renders with its model's chat template, or `prompt_ids`.
     `expected_tokens` is the scheduler's estimate of the output length (0 = unknown). `call` and `stage` name the
-    node of the program and its step in the workflow's code.
+    node of the program and its step in the workflow's code; `attempt` counts the runs of that node from 1.
     """
 
     id: str
@@ -130,6 +130,7 @@ class GenerateRequest:
     model: str = ""
     call: str = ""
     stage: str = ""
+    attempt: int = 1
     sampling: SamplingParams = field(default_factory=SamplingParams)
     key: PriorityKey = (0.0,)
     grammar: Grammar | None = None

@@ -1,0 +1,24 @@
+"""What survives a crash: accepted programs, written variables, effect intents and ends."""
+
+from __future__ import annotations
+
+from orchestrator.journal.commit import Commit
+from orchestrator.journal.journal import Journal, NullJournal
+from orchestrator.journal.records import Accepted, Ended, Extended, Failed, Intent, Record, RunFacts, Written
+from orchestrator.journal.sqlite import SqliteJournal, Synchronous
+
+__all__ = [
+    "Accepted",
+    "Commit",
+    "Ended",
+    "Extended",
+    "Failed",
+    "Intent",
+    "Journal",
+    "NullJournal",
+    "Record",
+    "RunFacts",
+    "SqliteJournal",
+    "Synchronous",
+    "Written",
+]

@@ -1,0 +1,167 @@
+"""The records of the journal and their JSON form. Pure: no file is touched here.
+
+`at_s` is on the program's own time axis (0 = accepted), `seq` the sequence number of the first event that the
+recorded transition made: replaying the same transition makes the same events with the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import orjson
+from pydantic import JsonValue
+from pydantic_core import from_json
+
+from tenuto.wire import ErrorValue, GraphExtension, ProgramStatus, ProgramSubmission, TimelineSpan
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What is kept of how a call ran. `spans` are (cause, start, end) on the program's axis."""
+
+    attempts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    spans: tuple[tuple[str, float, float], ...] = ()
+
+    def timeline(self) -> tuple[TimelineSpan, ...]:
+        """The spans as the protocol shows them."""
+        return tuple(TimelineSpan.model_construct(cause=c, start_s=s, end_s=e) for c, s, e in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A program was accepted. `submission` is its JSON; `key` names (tenant, idempotency key), `body_hash` the body."""
+
+    program: str
+    tenant: str
+    accepted_at: float
+    submission: bytes
+    trace_id: str
+    traceparent: str | None = None
+    key: str | None = None
+    body_hash: str | None = None
+
+    def parse(self) -> ProgramSubmission:
+        return ProgramSubmission.model_validate_json(self.submission)
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    program: str
+    extension: bytes
+    seq: int
+    at_s: float
+
+    def parse(self) -> GraphExtension:
+        return GraphExtension.model_validate_json(self.extension)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A call ended and its variable was written; `value` is its JSON."""
+
+    program: str
+    call: str
+    value: bytes
+    seq: int
+    at_s: float
+    facts: RunFacts
+
+    def parse(self) -> JsonValue:
+        value: JsonValue = from_json(self.value)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call failed for good. Which calls were skipped for it follows from the graph."""
+
+    program: str
+    call: str
+    error: ErrorValue
+    seq: int
+    at_s: float
+    facts: RunFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A call with an effect is about to be handed to a worker. Its end is its `Written` or `Failed`."""
+
+    program: str
+    call: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The program ended. Of a cancelled one, everything that had not ended was cancelled."""
+
+    program: str
+    status: ProgramStatus
+    seq: int
+    at_s: float
+
+
+Record: TypeAlias = Accepted | Extended | Written | Failed | Intent | Ended
+
+
+class Row(NamedTuple):
+    """A record as stored. `name` is a call, or the key of an `accepted` record; `facts` is JSON; `payload` is the
+    client's own JSON (submission, extension, value), kept byte for byte."""
+
+    program: str
+    kind: str
+    name: str | None
+    facts: bytes
+    payload: bytes
+
+
+def encode(record: Record) -> Row:
+    """The stored form of a record."""
+    match record:
+        case Written(program, call, value, seq, at_s, facts):
+            return Row(program, "written", call, orjson.dumps((seq, at_s, facts)), value)
+        case Failed(program, call, error, seq, at_s, facts):
+            return Row(program, "failed", call, orjson.dumps((seq, at_s, facts, error.model_dump())), b"")
+        case Intent(program, call):
+            return Row(program, "intent", call, b"[]", b"")
+        case Extended(program, extension, seq, at_s):
+            return Row(program, "extended", None, orjson.dumps((seq, at_s)), extension)
+        case Ended(program, status, seq, at_s):
+            return Row(program, "ended", None, orjson.dumps((seq, at_s, status)), b"")
+        case Accepted():
+            facts = {name: getattr(record, name) for name in _ACCEPTED_FACTS}
+            return Row(record.program, "accepted", record.key, orjson.dumps(facts), record.submission)
+
+
+_ACCEPTED_FACTS = ("tenant", "accepted_at", "trace_id", "traceparent", "body_hash")
+
+
+def decode(row: Row) -> Record:
+    """The record of a stored row. Raises ValueError if the row was not written by `encode`."""
+    facts: Any = orjson.loads(row.facts)
+    match row:
+        case Row(program, "written", str(call), _, value):
+            seq, at_s, run = facts
+            return Written(program, call, value, seq, at_s, _run_facts(run))
+        case Row(program, "failed", str(call)):
+            seq, at_s, run, error = facts
+            return Failed(program, call, ErrorValue.model_validate(error), seq, at_s, _run_facts(run))
+        case Row(program, "intent", str(call)):
+            return Intent(program, call)
+        case Row(program, "extended", _, _, extension):
+            return Extended(program, extension, *facts)
+        case Row(program, "ended"):
+            seq, at_s, status = facts
+            return Ended(program, ProgramStatus(status), seq, at_s)
+        case Row(program, "accepted", key, _, submission):
+            return Accepted(program, submission=submission, key=key, **facts)
+    raise ValueError(f"the journal holds a record that this version does not know: {row.kind!r}")
+
+
+def _run_facts(stored: dict[str, Any]) -> RunFacts:
+    spans = tuple((cause, start_s, end_s) for cause, start_s, end_s in stored.pop("spans"))
+    return RunFacts(**stored, spans=spans)

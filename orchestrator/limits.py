@@ -1,0 +1,53 @@
+"""Every bound of the server in one place: counts, bytes and waits. Never reads configuration itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from dag.limits import GraphLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one server. Each has a typed error that names it; reaching one harms nothing else.
+
+    Raises ValueError, naming the field, if a bound is not positive.
+    """
+
+    # what one request may carry
+    submission_bytes: int = 32 * 2**20
+    prompt_bytes: int = 4 * 2**20  # one rendered prompt
+    value_bytes: int = 8 * 2**20  # one variable's value, as JSON
+    calls_per_program: int = 100_000
+    page: int = 100
+
+    # what the server holds at once
+    live_programs: int = 20_000
+    queued_calls: int = 200_000  # calls of live programs that have not ended
+    ended_programs: int = 1_000  # kept in memory after their end
+    ended_bytes: int = 256 * 2**20  # values of ended programs kept in memory
+    journal_programs: int = 100_000  # ended programs kept in the journal
+    token_events: int = 2_048  # kept per live program for readers that come back
+    workers: int = 10_000
+
+    # how long something is waited for, in seconds
+    variable_wait_s: float = 300.0
+    worker_wait_s: float = 30.0  # a function call without a worker
+    worker_attach_s: float = 15.0  # a registered worker that does not open its task stream
+    heartbeat_s: float = 15.0
+    cancel_wait_s: float = 5.0  # engines and workers that are told to stop
+    retry_after_s: float = 1.0
+
+    # how often a call is run again through no fault of its own
+    lost_reruns: int = 5  # its engine or worker died
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ValueError(f"limits.{field.name} must be positive, not {getattr(self, field.name)}")
+
+    def graph(self) -> GraphLimits:
+        """The part of the limits that graph validation holds."""
+        return GraphLimits(
+            max_calls=self.calls_per_program, max_inputs=self.calls_per_program, max_prompt_chars=self.prompt_bytes
+        )

@@ -1,0 +1,20 @@
+"""Which call is served first. Pure: events in, priority keys out; no clock, no I/O, no engine."""
+
+from __future__ import annotations
+
+from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, Policy, ProgramArrival, ReadyCall
+from orchestrator.scheduling.registry import POLICIES, UnknownPolicy, make_policy
+from orchestrator.scheduling.statistics import StageStatistics
+
+__all__ = [
+    "NO_CHANGES",
+    "POLICIES",
+    "Changes",
+    "EndedCall",
+    "Policy",
+    "ProgramArrival",
+    "ReadyCall",
+    "StageStatistics",
+    "UnknownPolicy",
+    "make_policy",
+]

@@ -1,0 +1,395 @@
+"""Workers by tenant and toolset, and the tasks that wait for them.
+
+Owns which worker runs which task. Never runs a tool itself, never retries: a task ends once, with a value or a
+`CallFailure`, and the runtime decides what follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+from pydantic import JsonValue
+
+from dag.schema import SchemaError, validator
+from orchestrator.errors import Busy, Conflict, InvalidSubmission, WorkerUnknown
+from orchestrator.limits import Limits
+from orchestrator.tools.failures import CallFailure
+from orchestrator.tools.worker import Job, Skill, TaskStream, Worker
+from tenuto.wire import (
+    CancelTask,
+    FieldError,
+    FunctionTask,
+    ModelTask,
+    TaskResult,
+    ToolSpec,
+    WorkerInfo,
+    WorkerRegistration,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRun:
+    """One attempt of a function call. `timeout_s` runs from the moment a worker is given the task."""
+
+    program: str
+    call: str
+    tool: str
+    tenant: str
+    toolset: str
+    arguments: dict[str, JsonValue]
+    attempt: int
+    timeout_s: float | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTool:
+    """A tool that connected workers offer."""
+
+    toolset: str
+    spec: ToolSpec
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoredResult:
+    """A result that changed nothing, and why."""
+
+    task: str
+    reason: str
+
+
+@dataclass(slots=True)
+class _Toolset:
+    """Workers that share work, and what waits for them, oldest first, by what it needs."""
+
+    tenant: str
+    name: str
+    workers: dict[str, Worker] = field(default_factory=dict)
+    waiting: dict[Skill, OrderedDict[str, Job]] = field(default_factory=dict)
+
+    def offers(self, skill: Skill) -> bool:
+        return any(worker.stream is not None and skill in worker.skills for worker in self.workers.values())
+
+    def free_worker(self, skill: Skill) -> Worker | None:
+        """The worker with most free capacity among those that can take a task of this skill."""
+        able = (worker for worker in self.workers.values() if worker.can_take(skill))
+        return max(able, key=lambda worker: worker.free, default=None)
+
+
+class WorkerPool:
+    """Tasks in, results out.
+
+    Invariant: a job is in exactly one place: waiting in its toolset, running on one worker, or done. A waiting job
+    has a timer exactly while no connected worker offers its skill.
+    """
+
+    def __init__(self, *, limits: Limits, rng: Random) -> None:
+        self._limits = limits
+        self._rng = rng
+        self._toolsets: dict[tuple[str, str], _Toolset] = {}
+        self._workers: dict[str, Worker] = {}
+        self._tasks = 0
+
+    # -- workers --------------------------------------------------------------------------------
+
+    def register(self, registration: WorkerRegistration, tenant: str) -> WorkerInfo:
+        """Admit a worker; it is given tasks once it opens its stream, and forgotten if it does not.
+
+        Raises InvalidSubmission (doubled names, schemas that are none), Busy (`limits.workers`).
+        """
+        if len(self._workers) >= self._limits.workers:
+            raise Busy(
+                f"{len(self._workers)} workers are registered, the limit is {self._limits.workers} (limits.workers)",
+                retry_after_s=self._limits.retry_after_s,
+            )
+        _check_registration(registration)
+        worker = Worker(f"worker_{self._rng.getrandbits(64):016x}", tenant, registration)
+        self._workers[worker.id] = worker
+        loop = asyncio.get_running_loop()
+        worker.attach_timer = loop.call_later(self._limits.worker_attach_s, self._forget_unattached, worker)
+        return WorkerInfo(id=worker.id, toolset=registration.toolset, heartbeat_s=self._limits.heartbeat_s)
+
+    def tasks(self, worker_id: str, *, tenant: str = "default") -> TaskStream:
+        """Attach: the worker's tasks until it is removed. When the stream is closed the worker is gone.
+
+        Raises WorkerUnknown, Conflict (its stream is open already).
+        """
+        worker = self._known(worker_id, tenant)
+        if worker.stream is not None:
+            raise Conflict(f"worker {worker_id!r} has an open task stream already: register a second worker instead")
+        if worker.attach_timer is not None:
+            worker.attach_timer.cancel()
+        worker.stream = TaskStream(lambda: self._lost(worker))
+        toolset = self._toolset(tenant, worker.registration.toolset)
+        toolset.workers[worker.id] = worker
+        for skill in worker.skills:
+            for job in toolset.waiting.get(skill, {}).values():
+                job.stop_timer()
+        self._feed(toolset, worker.skills)
+        return worker.stream
+
+    def results(
+        self, worker_id: str, results: Iterable[TaskResult], *, tenant: str = "default"
+    ) -> tuple[IgnoredResult, ...]:
+        """Results of a worker's tasks; returns those that changed nothing. Raises WorkerUnknown.
+
+        A worker answers for its own tasks only: a result for any other task is ignored, whoever runs it.
+        """
+        worker = self._known(worker_id, tenant)
+        ignored: list[IgnoredResult] = []
+        freed: dict[Skill, None] = {}
+        for result in results:
+            job = worker.running.get(result.task)
+            if job is None:
+                reason = "no such task runs on this worker: it ended, was cancelled, or never was its own"
+                ignored.append(IgnoredResult(result.task, reason))
+                continue
+            freed[job.skill] = None
+            self._leave(job)
+            if result.error is None:
+                _settle(job, result.value)
+            else:
+                _fail(job, CallFailure(result.error.type, result.error.message, retryable=result.retryable))
+        if freed:
+            toolset = self._toolsets[tenant, worker.registration.toolset]
+            self._feed(toolset, worker.skills)
+        return tuple(ignored)
+
+    def remove(self, worker_id: str, *, tenant: str = "default") -> None:
+        """The worker says goodbye. Its running tasks are lost. Raises WorkerUnknown."""
+        self._lost(self._known(worker_id, tenant))
+
+    # -- questions ------------------------------------------------------------------------------
+
+    def specs(self, tenant: str, toolset: str | None) -> Mapping[str, ToolSpec]:
+        """The tools that the toolset's connected workers offer, by name."""
+        known = self._toolsets.get((tenant, toolset or ""))
+        if known is None:
+            return {}
+        return {tool.name: tool for worker in known.workers.values() for tool in worker.registration.tools}
+
+    def spec(self, tenant: str, toolset: str | None, tool: str) -> ToolSpec | None:
+        """One tool as its connected workers declare it."""
+        known = self._toolsets.get((tenant, toolset or ""))
+        if known is not None:
+            for worker in known.workers.values():
+                if (found := worker.tool(tool)) is not None:
+                    return found
+        return None
+
+    def hosts(self, tenant: str, toolset: str | None, model: str) -> bool:
+        """True if a connected worker of the toolset answers for `model`."""
+        known = self._toolsets.get((tenant, toolset or ""))
+        return known is not None and known.offers(Skill("model", model))
+
+    def tools(self, tenant: str) -> tuple[OfferedTool, ...]:
+        """Every tool that the tenant's connected workers offer."""
+        offered: list[OfferedTool] = []
+        for toolset in self._toolsets.values():
+            if toolset.tenant == tenant:
+                for name, spec in self.specs(tenant, toolset.name).items():
+                    workers = sum(Skill("tool", name) in worker.skills for worker in toolset.workers.values())
+                    offered.append(OfferedTool(toolset.name, spec, workers))
+        return tuple(offered)
+
+    # -- tasks ----------------------------------------------------------------------------------
+
+    async def run(self, run: ToolRun, started: Callable[[], None]) -> JsonValue:
+        """Run one attempt of a function call on a worker; `started` is told when one is given the task.
+
+        Raises CallFailure: what the tool reported, or `timeout`, `worker_lost` (lost), `no_worker`. Cancelling
+        takes the task back from its worker.
+        """
+        task = FunctionTask.model_construct(
+            kind="function",
+            task=self._task_id(),
+            program=run.program,
+            call=run.call,
+            tool=run.tool,
+            arguments=run.arguments,
+            idempotency_key=f"{run.program}/{run.call}",
+            timeout_s=run.timeout_s,
+            attempt=run.attempt,
+            traceparent=run.traceparent,
+        )
+        return await self._do(run.tenant, run.toolset, task, Skill("tool", run.tool), run.timeout_s, started)
+
+    async def ask(self, tenant: str, toolset: str, task: ModelTask, started: Callable[[], None]) -> JsonValue:
+        """Ask a hosted model. Raises CallFailure as `run` does."""
+        task = task.model_copy(update={"task": self._task_id()})
+        return await self._do(tenant, toolset, task, Skill("model", task.model), None, started)
+
+    async def _do(
+        self,
+        tenant: str,
+        toolset_name: str,
+        task: FunctionTask | ModelTask,
+        skill: Skill,
+        timeout_s: float | None,
+        started: Callable[[], None],
+    ) -> JsonValue:
+        toolset = self._toolset(tenant, toolset_name)
+        job = Job(task, skill, timeout_s, started, asyncio.get_running_loop().create_future())
+        worker = toolset.free_worker(skill) if not toolset.waiting.get(skill) else None
+        if worker is not None:
+            self._give(worker, job)
+        else:
+            toolset.waiting.setdefault(skill, OrderedDict())[task.task] = job
+            if not toolset.offers(skill):
+                self._await_worker(toolset, job)
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            self._withdraw(toolset, job)
+            raise
+
+    def _give(self, worker: Worker, job: Job) -> None:
+        job.stop_timer()
+        worker.take(job)
+        if job.timeout_s is not None:
+            job.timer = asyncio.get_running_loop().call_later(job.timeout_s, self._expire, job)
+        job.started()
+
+    def _feed(self, toolset: _Toolset, skills: Iterable[Skill]) -> None:
+        """Hand out what waits for these skills, oldest first, as far as there is room. Task ids grow with age."""
+        queues = [queue for skill in skills if (queue := toolset.waiting.get(skill))]
+        while queues:
+            queue = min(queues, key=lambda waiting: next(iter(waiting)))
+            job = next(iter(queue.values()))
+            worker = toolset.free_worker(job.skill)
+            if worker is None:
+                queues.remove(queue)
+                continue
+            del queue[job.message.task]
+            if not queue:
+                queues.remove(queue)
+                del toolset.waiting[job.skill]
+            self._give(worker, job)
+
+    def _leave(self, job: Job) -> None:
+        """Take a running job off its worker."""
+        job.stop_timer()
+        if job.worker is not None:
+            job.worker.drop(job)
+
+    def _withdraw(self, toolset: _Toolset, job: Job) -> None:
+        """Whoever asked for the job has gone: take it out of the queue, or back from its worker."""
+        job.stop_timer()
+        worker = job.worker
+        if worker is None:
+            queue = toolset.waiting.get(job.skill)
+            if queue is not None and queue.pop(job.message.task, None) is not None and not queue:
+                del toolset.waiting[job.skill]
+            return
+        # The slot is free at once: a tool that cannot be stopped is the worker's own affair.
+        worker.drop(job)
+        if worker.stream is not None:
+            worker.stream.send(CancelTask(task=job.message.task))
+        self._feed(toolset, worker.skills)
+
+    # -- what goes wrong ------------------------------------------------------------------------
+
+    def _expire(self, job: Job) -> None:
+        worker = job.worker
+        if worker is None:
+            return
+        self._withdraw(self._toolset(worker.tenant, worker.registration.toolset), job)
+        _fail(job, CallFailure("timeout", f"{_what(job)} did not end within {job.timeout_s:g} s", retryable=True))
+
+    def _await_worker(self, toolset: _Toolset, job: Job) -> None:
+        wait_s = self._limits.worker_wait_s
+        job.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, toolset, job)
+
+    def _give_up(self, toolset: _Toolset, job: Job) -> None:
+        self._withdraw(toolset, job)
+        connected = len(toolset.workers)
+        cause = "none of its connected workers offers it" if connected else "no worker of it is connected"
+        message = (
+            f"{_what(job)} waited {self._limits.worker_wait_s:g} s for a worker of toolset {toolset.name!r}: {cause}"
+        )
+        _fail(job, CallFailure("no_worker", message, retryable=True))
+
+    def _lost(self, worker: Worker) -> None:
+        """The worker is gone: its running tasks are lost, what waits for it alone begins to wait for another."""
+        if self._workers.pop(worker.id, None) is None:
+            return
+        if worker.attach_timer is not None:
+            worker.attach_timer.cancel()
+        stream, worker.stream = worker.stream, None
+        if stream is not None:
+            stream.end()
+        toolset = self._toolset(worker.tenant, worker.registration.toolset)
+        toolset.workers.pop(worker.id, None)
+        for skill, queue in toolset.waiting.items():
+            if skill in worker.skills and not toolset.offers(skill):
+                for job in queue.values():
+                    self._await_worker(toolset, job)
+        for job in [*worker.running.values()]:
+            self._leave(job)
+            _fail(job, CallFailure("worker_lost", f"the worker disconnected while it ran {_what(job)}", lost=True))
+        self._tidy(toolset)
+
+    def _forget_unattached(self, worker: Worker) -> None:
+        if worker.stream is None:
+            self._lost(worker)
+
+    # -- small things ---------------------------------------------------------------------------
+
+    def _known(self, worker_id: str, tenant: str) -> Worker:
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.tenant != tenant:
+            raise WorkerUnknown(f"worker {worker_id!r} is not registered, or was lost: register again")
+        return worker
+
+    def _toolset(self, tenant: str, name: str) -> _Toolset:
+        toolset = self._toolsets.get((tenant, name))
+        if toolset is None:
+            toolset = self._toolsets[tenant, name] = _Toolset(tenant, name)
+        return toolset
+
+    def _tidy(self, toolset: _Toolset) -> None:
+        """Forget a toolset that nobody serves or waits for, so that names that came and went cost nothing."""
+        if not toolset.workers and not toolset.waiting:
+            self._toolsets.pop((toolset.tenant, toolset.name), None)
+
+    def _task_id(self) -> str:
+        self._tasks += 1
+        return f"task_{self._tasks:012x}"
+
+
+def _settle(job: Job, value: JsonValue) -> None:
+    if not job.future.done():
+        job.future.set_result(value)
+
+
+def _fail(job: Job, failure: CallFailure) -> None:
+    if not job.future.done():
+        job.future.set_exception(failure)
+
+
+def _what(job: Job) -> str:
+    return f"{job.skill.kind} {job.skill.name!r}"
+
+
+def _check_registration(registration: WorkerRegistration) -> None:
+    errors: list[FieldError] = []
+    seen: set[str] = set()
+    for index, tool in enumerate(registration.tools):
+        if tool.name in seen:
+            message = f"tool {tool.name!r} is declared twice"
+            errors.append(FieldError(pointer=f"/tools/{index}/name", message=message, fix="give each tool one name"))
+        seen.add(tool.name)
+        for name, schema in (("parameters", tool.parameters), ("returns", tool.returns)):
+            try:
+                validator(schema)
+            except SchemaError as error:
+                pointer = f"/tools/{index}/{name}{error.pointer}"
+                fix = "give a JSON Schema (draft 2020-12)"
+                errors.append(FieldError(pointer=pointer, message=str(error), fix=fix))
+    if errors:
+        raise InvalidSubmission(f"the worker declares {errors[0].message}", errors=errors)
