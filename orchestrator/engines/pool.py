@@ -1,6 +1,7 @@
 """Which engine serves which model.
 
-Owns the engines of one server and their start and end. Never decides what runs when: that is scheduling.
+Owns the engines of one server and their start and end. Never decides what runs when: that is scheduling. Models
+that workers host are not here: each belongs to one toolset of one tenant.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ class EnginePool:
 
     def __init__(self, engines: Iterable[Engine] = (), *, default: str | None = None) -> None:
         self._engines = {engine.name: engine for engine in engines}
-        if default is not None and default not in self._engines:
-            raise UnknownModel(f"the default model {default!r} is not among {self._names()}")
-        self._default = default or next(iter(self._engines), None)
+        self._default = next(iter(self._engines), None)
+        if default is not None:
+            self._default = self.for_model(default).name
 
     @property
     def default(self) -> str | None:
@@ -44,17 +45,6 @@ class EnginePool:
         if engine is None:
             raise UnknownModel(f"no engine serves model {wanted!r}; this server has {self._names()}")
         return engine
-
-    def add(self, engine: Engine) -> None:
-        """Serve `engine.name` by this engine from now on; an earlier engine of that name is replaced, not closed."""
-        self._engines[engine.name] = engine
-        self._default = self._default or engine.name
-
-    def remove(self, name: str) -> None:
-        """Serve `name` no more. An unknown name is no error."""
-        self._engines.pop(name, None)
-        if self._default == name:
-            self._default = next(iter(self._engines), None)
 
     def states(self) -> tuple[EngineState, ...]:
         """What every engine is doing; engines without a supervisor are always ready."""

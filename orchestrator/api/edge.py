@@ -1,0 +1,116 @@
+"""What happens to every request before and after its route: an id, a tenant, and an answer whatever goes wrong.
+
+One plain ASGI layer, so that streams pass through untouched. Never reads bodies.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Container
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator.api.auth import DEFAULT_TENANT, KeyRing
+from orchestrator.api.problems import problem_response
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
+"""Answered without a key: probes have none, and the description of the API is public."""
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}\Z")
+
+
+class Edge:
+    """The outermost layer of the app.
+
+    `hosts`: the names by which a server without keys may be called (None: any). A page of another site can make a
+    browser send requests to 127.0.0.1 under a name of its own (DNS rebinding); such a name is refused here.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, keys: KeyRing, hosts: Container[str] | None, new_request_id: Callable[[], str]
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._hosts = hosts
+        self._new_request_id = new_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given_id = authorization = host = b""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given_id = value
+            elif name == b"authorization":
+                authorization = value
+            elif name == b"host":
+                host = value
+        request_id = given_id.decode() if _REQUEST_ID.match(given_id) else self._new_request_id()
+        scope["tenuto.request_id"] = request_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        refusal = self._admit(scope, request_id, authorization.decode("latin-1"), host.decode("latin-1"))
+        if refusal is not None:
+            await refusal(scope, receive, send_with_id)
+            return
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
+            if started:
+                raise  # the answer is under way: all that is left is to break the connection
+            await _internal_error(request_id)(scope, receive, send_with_id)
+
+    def _admit(self, scope: Scope, request_id: str, authorization: str, host: str) -> Response | None:
+        """Note the request's tenant; the refusal if it has none."""
+        if self._hosts is not None and host and _hostname(host) not in self._hosts:
+            return problem_response(
+                request_id,
+                name="host_not_allowed",
+                status=421,
+                title="The server is not called by this name",
+                detail=f"a server without API keys answers to localhost and 127.0.0.1 only, not to {host!r}",
+            )
+        tenant = self._keys.tenant(authorization)
+        if tenant is None:
+            if scope["path"] not in OPEN_PATHS:
+                return problem_response(
+                    request_id,
+                    name="unauthorized",
+                    status=401,
+                    title="An API key is needed",
+                    detail="send a key of this server in the header 'authorization: Bearer <key>'",
+                    headers={"www-authenticate": "Bearer"},
+                )
+            tenant = DEFAULT_TENANT
+        scope["tenuto.tenant"] = tenant
+        return None
+
+
+def _hostname(host: str) -> str:
+    """The name in a Host header's value, without its port."""
+    return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0].lower()
+
+
+def _internal_error(request_id: str) -> Response:
+    return problem_response(
+        request_id,
+        name="internal_error",
+        status=500,
+        title="The server failed",
+        detail=f"an unforeseen error, which the server's log describes under {request_id}",
+    )

@@ -1,0 +1,29 @@
+"""Routes for probes: is the process up, and can it serve LLM calls."""
+
+from fastapi import APIRouter, Request, Response
+
+from orchestrator.api.openapi import problems, returns
+from orchestrator.api.problems import ModelNotServed, NotReady
+from orchestrator.api.services import answer, services
+from orchestrator.api.views import Health, Readiness
+from orchestrator.engines import EngineStatus
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="Is the process up", responses={**returns(Health), **problems()})
+async def healthz() -> Response:
+    """Answers as long as the process does."""
+    return answer(Health())
+
+
+@router.get("/readyz", summary="Can calls be served", responses={**returns(Readiness), **problems(503)})
+async def readyz(request: Request) -> Response:
+    """Every configured engine has its model loaded, or none is configured. Otherwise 503, with the reason."""
+    states = services(request).engines.states()
+    waiting = [state for state in states if state.status is not EngineStatus.READY]
+    if waiting:
+        detail = "; ".join(f"engine {state.name!r} is {state.status}: {state.reason}" for state in waiting)
+        failed = any(state.status is EngineStatus.FAILED for state in waiting)
+        raise ModelNotServed(detail) if failed else NotReady(detail)
+    return answer(Readiness(models=tuple(state.name for state in states)))

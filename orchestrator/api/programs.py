@@ -1,0 +1,201 @@
+"""Routes of programs: submit, grow, read, wait, follow, cancel. Says in HTTP what the runtime says in Python."""
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import TypeAdapter
+
+from orchestrator.api import bodies, examples
+from orchestrator.api.openapi import accepts, problems, returns, streams
+from orchestrator.api.problems import InvalidRequest
+from orchestrator.api.services import answer, services, tenant
+from orchestrator.api.sse import EventStream, frame, unless_left
+from tenuto.wire import (
+    Event,
+    FieldError,
+    GraphExtension,
+    Page,
+    ProgramStatus,
+    ProgramSubmission,
+    ProgramSummary,
+    ProgramView,
+    Timeline,
+    VariableStatus,
+    VariableView,
+)
+
+router = APIRouter(prefix="/v1/programs", tags=["programs"])
+
+ProgramId = Annotated[str, Path(max_length=200, description="the program's id", examples=[examples.PROGRAM_ID])]
+VariableName = Annotated[str, Path(max_length=200, description="the variable's name", examples=["answer"])]
+AfterSeq = Annotated[int, Query(ge=0, lt=2**63, description="the last event that the reader has seen")]
+
+_SUBMISSION = TypeAdapter(ProgramSubmission)
+_EXTENSION = TypeAdapter(GraphExtension)
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Submit a program",
+    openapi_extra=accepts(ProgramSubmission, examples.SUBMISSIONS),
+    responses={
+        **returns(ProgramSummary, 201, "accepted; `Location` is the program"),
+        **returns(ProgramSummary, 200, "the answer to an earlier request with this Idempotency-Key and body"),
+        **problems(400, 409, 413, 415, 422, 429, 503),
+    },
+)
+async def submit(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None, Header(description="repeats of this request with the same key are answered as the first one was")
+    ] = None,
+    traceparent: Annotated[str | None, Header(description="W3C trace context that the program continues")] = None,
+) -> Response:
+    """Accept a graph of calls and start it. Answers when the program is in the journal, not when it has ended."""
+    parts = services(request)
+    submission = bodies.parse(_SUBMISSION, await bodies.read(request, parts.limits.submission_bytes))
+    summary, created = await parts.runtime.submit(
+        submission,
+        tenant=tenant(request),
+        idempotency_key=_checked_key(idempotency_key),
+        # A malformed trace context is ignored, as W3C Trace Context §3.2.2 asks.
+        traceparent=traceparent if traceparent and _TRACEPARENT.match(traceparent) else None,
+    )
+    return answer(summary, 201 if created else 200, {"location": f"/v1/programs/{summary.id}"})
+
+
+@router.post(
+    "/{program}/extend",
+    summary="Extend an open program",
+    openapi_extra=accepts(GraphExtension, examples.EXTENSIONS),
+    responses={**returns(ProgramSummary), **problems(400, 404, 409, 413, 415, 422, 429, 503)},
+)
+async def extend(request: Request, program: ProgramId) -> Response:
+    """Add inputs, calls and outputs, or seal the program so that it ends with its calls."""
+    parts = services(request)
+    extension = bodies.parse(_EXTENSION, await bodies.read(request, parts.limits.submission_bytes))
+    return answer(await parts.runtime.extend(program, extension, tenant=tenant(request)))
+
+
+@router.get("", summary="List programs", responses={**returns(Page[ProgramSummary]), **problems(404, 422)})
+async def list_programs(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, description="programs per page; the server's limits.page bounds it")] = 20,
+    after: Annotated[str | None, Query(max_length=200, description="`last_id` of the page before")] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="desc: newest first")] = "desc",
+    status: Annotated[ProgramStatus | None, Query(description="only programs with this status")] = None,
+    workflow: Annotated[str | None, Query(max_length=200, description="only programs of this workflow")] = None,
+) -> Response:
+    """A page of the tenant's programs."""
+    parts = services(request)
+    page = parts.runtime.list(
+        tenant=tenant(request),
+        limit=min(limit, parts.limits.page),
+        after=after,
+        order=order,
+        status=status,
+        workflow=workflow,
+    )
+    return answer(page)
+
+
+@router.get("/{program}", summary="Read a program", responses={**returns(ProgramView), **problems(404, 422)})
+async def read(request: Request, program: ProgramId) -> Response:
+    """The program with its calls and outputs as they are now."""
+    return answer(services(request).runtime.view(program, tenant=tenant(request)))
+
+
+@router.get(
+    "/{program}/timeline", summary="Where the time went", responses={**returns(Timeline), **problems(404, 422)}
+)
+async def timeline(request: Request, program: ProgramId) -> Response:
+    """Every call's seconds by cause, and the critical path."""
+    return answer(services(request).runtime.timeline(program, tenant=tenant(request)))
+
+
+@router.get(
+    "/{program}/variables/{name}",
+    summary="Read a variable, or wait for it",
+    responses={**returns(VariableView), **problems(404, 422)},
+)
+async def variable(
+    request: Request,
+    program: ProgramId,
+    name: VariableName,
+    wait: Annotated[
+        float, Query(ge=0, le=86400, description="seconds to wait for it; limits.variable_wait_s bounds it")
+    ] = 0,
+) -> Response:
+    """The variable; with `wait`, as soon as it is written or has failed, and after that many seconds in any case."""
+    parts = services(request)
+    runtime, owner = parts.runtime, tenant(request)
+    view = await runtime.variable(program, name, tenant=owner, wait_s=0)
+    if wait > 0 and view.status is VariableStatus.EMPTY:
+        wait_s = min(wait, parts.limits.variable_wait_s)
+        waited = await unless_left(
+            request, parts.streams, runtime.variable(program, name, tenant=owner, wait_s=wait_s)
+        )
+        view = waited or view
+    return answer(view)
+
+
+@router.get(
+    "/{program}/events",
+    summary="Follow a program",
+    responses={
+        **streams("`id`: the event's seq, `event`: its kind, `data`: an Event", examples.EVENT_STREAM),
+        **problems(404, 422),
+    },
+)
+async def events(
+    request: Request,
+    program: ProgramId,
+    after: AfterSeq = 0,
+    last_event_id: Annotated[
+        str | None, Header(description="sent by readers that come back; wins over `after`")
+    ] = None,
+) -> Response:
+    """The program's events as server-sent events: those after the given one, then each as it happens, to the end."""
+    parts = services(request)
+    after_seq = after if last_event_id is None else _seq(last_event_id)
+    source = parts.runtime.events(program, tenant=tenant(request), after_seq=after_seq)
+    return EventStream(source, _encode, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
+
+
+@router.post(
+    "/{program}/cancel", summary="Cancel a program", responses={**returns(ProgramSummary), **problems(404, 409, 422)}
+)
+async def cancel(request: Request, program: ProgramId) -> Response:
+    """Stop the program's running calls and start no more. A program that has ended stays as it is."""
+    return answer(await services(request).runtime.cancel(program, tenant=tenant(request)))
+
+
+def _encode(event: Event) -> bytes:
+    return frame(event.model_dump_json(exclude_none=True).encode(), id=event.seq, event=event.kind)
+
+
+def _checked_key(key: str | None) -> str | None:
+    """The key without the quotes that a structured header has. Raises InvalidRequest."""
+    if key is None:
+        return None
+    bare = key[1:-1] if len(key) >= 2 and key[0] == key[-1] == '"' else key
+    if _IDEMPOTENCY_KEY.match(bare) is None:
+        raise _invalid_header("Idempotency-Key", "the key is not 1 to 255 visible ASCII characters", "send a UUID")
+    return bare
+
+
+def _seq(last_event_id: str) -> int:
+    """The number in a Last-Event-ID header. Raises InvalidRequest."""
+    if not last_event_id.isascii() or not last_event_id.isdecimal() or len(last_event_id) > 18:
+        fix = "send the `id` of the last event that was read"
+        raise _invalid_header("Last-Event-ID", f"{last_event_id!r} is no event's id", fix)
+    return int(last_event_id)
+
+
+def _invalid_header(name: str, message: str, fix: str) -> InvalidRequest:
+    error = FieldError(pointer=f"/header/{name}", message=message, fix=fix)
+    return InvalidRequest(f"{name}: {message}", errors=(error,))

@@ -1,0 +1,45 @@
+"""What routes work with: the parts of the server and the request's tenant. Never makes or closes any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from orchestrator.api.sse import OpenStreams
+from orchestrator.engines import EnginePool
+from orchestrator.limits import Limits
+from orchestrator.runtime import Runtime
+from orchestrator.tools import WorkerPool
+from tenuto.wire.base import WireModel
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one server. `started_at`: seconds since the Unix epoch."""
+
+    runtime: Runtime
+    engines: EnginePool
+    workers: WorkerPool
+    limits: Limits
+    started_at: float
+    streams: OpenStreams = field(default_factory=OpenStreams)
+
+
+def services(request: Request) -> Services:
+    """The parts of the server that answers this request."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+def tenant(request: Request) -> str:
+    """Whom the request comes from, as the edge found it."""
+    return str(request.scope["tenuto.tenant"])
+
+
+def answer(value: WireModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A wire value as JSON."""
+    return Response(value.model_dump_json(), status, headers, media_type="application/json")

@@ -1,0 +1,28 @@
+"""The command line, `tenuto`: one module a command, registered here.
+
+Never imports the server or torch at the top: `tenuto --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator.cli import doctor, key, run, serve, version
+
+app = typer.Typer(
+    name="tenuto",
+    help="An orchestrator for LLM programs: schedules whole workflows, holds their KV cache through tool pauses.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("run")(run.run)
+app.command("doctor")(doctor.doctor)
+app.command("key")(key.key)
+app.command("version")(version.version)
+
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    app()

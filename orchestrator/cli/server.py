@@ -1,0 +1,55 @@
+"""uvicorn's server with three things of ours: it says when it listens, ends streams when it stops, and exits with 0."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Server(uvicorn.Server):
+    """`on_listening` is called when connections are accepted, `on_stopping` before open ones are waited for."""
+
+    def __init__(
+        self, config: uvicorn.Config, *, on_listening: Callable[[], None], on_stopping: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+        self._on_stopping = on_stopping
+
+    def stop(self) -> None:
+        """Begin a graceful end."""
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Streams never end by themselves, and uvicorn waits for every answer: they must be told first.
+        self._on_stopping()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop gracefully on a signal, and exit with 0: unlike uvicorn, the signal is not raised again afterwards."""
+        if sys.platform == "win32":
+            with super().capture_signals():
+                yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
