@@ -35,3 +35,8 @@ class ManualClock:
         if seconds < 0:
             raise ValueError("time does not go back")
         self._now += seconds
+
+
+def strftime_now(pattern: str) -> str:
+    """The local date and time as chat templates ask for it; never used to measure."""
+    return time.strftime(pattern)

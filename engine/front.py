@@ -1,0 +1,185 @@
+"""The asynchronous face of an engine that runs elsewhere: in another thread or another process.
+
+Turns the protocol's methods into calls and sorts what comes back into streams. Generates nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+from engine.ipc import Call, Method, Output, Ready
+from engine.protocol import (
+    Capabilities,
+    EngineError,
+    EngineEvent,
+    EngineLost,
+    Estimate,
+    GenerateRequest,
+    InvalidRequest,
+    Lease,
+    LeaseGrant,
+    LeaseOutcome,
+    ModelInfo,
+    PriorityKey,
+    TokenChunk,
+)
+
+_MAX_EVENTS = 65_536
+"""Events kept for a subscriber that does not read; older ones are dropped."""
+
+
+class EngineFront(ABC):
+    """Satisfies `engine.protocol.Engine`. Lives in one event loop; subclasses carry calls and feed back messages."""
+
+    def __init__(self) -> None:
+        self._ready: Ready | None = None
+        self._lost: EngineLost | None = None
+        self._streams: dict[str, asyncio.Queue[TokenChunk | EngineError]] = {}
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._subscribers: set[asyncio.Queue[EngineEvent | None]] = set()
+        self._numbers = 0
+
+    @property
+    def name(self) -> str:
+        return f"local:{self.model.name}"
+
+    @property
+    def model(self) -> ModelInfo:
+        return self._known.model
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._known.capabilities
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """Stream the output; the request is sent when the first chunk is asked for. Closing the iterator aborts it."""
+        self._check()
+        if request.id in self._streams:
+            raise InvalidRequest(f"request id {request.id!r} is in use")
+        stream = self._streams[request.id] = asyncio.Queue()
+        ended = False
+        try:
+            self._post(Call(0, Method.GENERATE, (request,)))
+            while not ended:
+                item = await stream.get()
+                ended = isinstance(item, EngineError) or item.finish is not None
+                if isinstance(item, EngineError):
+                    raise item
+                yield item
+        finally:
+            del self._streams[request.id]
+            if not ended and self._lost is None:
+                self._post(Call(0, Method.ABORT, (request.id,)))
+
+    async def reprioritize(self, program: str, key: PriorityKey) -> None:
+        await self._call(Method.REPRIORITIZE, program, key)
+
+    async def retain(self, lease: Lease) -> LeaseGrant:
+        return await self._grant(Method.RETAIN, lease)
+
+    async def extend(self, lease: str, ttl_s: float) -> LeaseGrant:
+        return await self._grant(Method.EXTEND, lease, ttl_s)
+
+    async def release(self, lease: str, outcome: LeaseOutcome) -> None:
+        await self._call(Method.RELEASE, lease, outcome)
+
+    async def demote(self, lease: str) -> LeaseGrant:
+        return await self._grant(Method.DEMOTE, lease)
+
+    async def prefetch(self, lease: str, within_s: float) -> None:
+        await self._call(Method.PREFETCH, lease, within_s)
+
+    async def abort(self, request: str) -> None:
+        await self._call(Method.ABORT, request)
+
+    async def estimate(self, prompt_ids: tuple[int, ...], salt: str = "") -> Estimate:
+        estimate = await self._call(Method.ESTIMATE, prompt_ids, salt)
+        assert isinstance(estimate, Estimate)
+        return estimate
+
+    async def events(self) -> AsyncIterator[EngineEvent]:
+        """What changes from now on, until the engine ends."""
+        self._check()
+        queue: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
+        self._subscribers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._subscribers.discard(queue)
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop the engine; what still runs ends with `EngineLost`. Idempotent."""
+
+    @abstractmethod
+    def _post(self, call: Call) -> None:
+        """Carry a call to the engine; never blocks."""
+
+    @property
+    def _known(self) -> Ready:
+        if self._ready is None:
+            raise RuntimeError("the engine is not started")
+        return self._ready
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+
+    async def _grant(self, method: Method, *arguments: object) -> LeaseGrant:
+        grant = await self._call(method, *arguments)
+        assert isinstance(grant, LeaseGrant)
+        return grant
+
+    async def _call(self, method: Method, *arguments: object) -> object:
+        self._check()
+        self._numbers += 1
+        number = self._numbers
+        future = self._replies[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._post(Call(number, method, arguments))
+            return await future
+        finally:
+            del self._replies[number]
+
+    def _on_output(self, output: Output) -> None:
+        """Sort one turn's output to whoever waits for it; what nobody waits for any more is dropped."""
+        for request, item in output.deliveries:
+            stream = self._streams.get(request)
+            if stream is not None:
+                stream.put_nowait(item)
+        for reply in output.replies:
+            future = self._replies.get(reply.number)
+            if future is None or future.done():
+                continue
+            if reply.error is not None:
+                future.set_exception(reply.error)
+            else:
+                future.set_result(reply.value)
+        for queue in self._subscribers:
+            for event in output.events:
+                if queue.qsize() >= _MAX_EVENTS:
+                    queue.get_nowait()
+                queue.put_nowait(event)
+
+    def _on_lost(self, message: str) -> None:
+        """The engine is gone: everything that waits hears it. Only the first call counts."""
+        if self._lost is not None:
+            return
+        self._lost = EngineLost(message)
+        for stream in self._streams.values():
+            stream.put_nowait(EngineLost(message))
+        for future in self._replies.values():
+            if not future.done():
+                future.set_exception(EngineLost(message))
+        for queue in self._subscribers:
+            queue.put_nowait(None)

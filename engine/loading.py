@@ -1,0 +1,78 @@
+"""From a model directory to a running engine: the one place that joins spec, weights, tokenizer, runner and core."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from engine.clock import Clock, SystemClock
+from engine.config import BLOCK_TOKENS, EngineConfig, ModelSpec, read_spec
+from engine.local import LocalEngine
+from engine.models.decoder import Decoder
+from engine.protocol import ModelInfo, ModelLoadError
+from engine.runner import ModelRunner
+from engine.sequence import blocks_for
+from engine.text import TextCodec
+from engine.weights import load_weights
+
+_SMALL_PARAMETERS = 50_000_000
+
+
+def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine:
+    """Load the model of `config` and build its engine, in the thread that will run it. Raises `ModelLoadError`."""
+    directory = Path(config.model)
+    spec = read_spec(directory)
+    codec = TextCodec(directory)
+    if codec.vocab_size > spec.vocab_size:
+        raise ModelLoadError(
+            f"{directory / 'tokenizer.json'}: has {codec.vocab_size} ids, the model's vocabulary {spec.vocab_size}"
+        )
+    device = _device(config)
+    dtype = _dtype(config, spec, device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or _threads(spec))
+    weights = load_weights(directory, spec, dtype, device)
+    name = str(dtype).removeprefix("torch.")
+    token_bytes = spec.kv_bytes_per_token(name)
+    context = min(config.context_tokens or spec.context_tokens, spec.context_tokens)
+    blocks = config.kv_blocks or min(
+        config.kv_bytes // (token_bytes * BLOCK_TOKENS), config.max_running * blocks_for(context)
+    )
+    if blocks < 1:
+        raise ModelLoadError(f"kv_bytes {config.kv_bytes} holds no block of {token_bytes * BLOCK_TOKENS} bytes")
+    context = min(context, blocks * BLOCK_TOKENS)
+    try:
+        runner = ModelRunner(
+            Decoder(spec, weights, context), blocks=blocks, max_running=config.max_running, context_tokens=context
+        )
+    except RuntimeError as error:
+        raise ModelLoadError(f"no memory for {blocks} KV blocks: {error}") from None
+    info = ModelInfo(config.name or directory.resolve().name, context, spec.vocab_size, token_bytes)
+    eos_ids = tuple(dict.fromkeys(spec.eos_ids + codec.eos_ids))
+    return LocalEngine(config, info, runner, codec, clock or SystemClock(), blocks=blocks, eos_ids=eos_ids)
+
+
+def _device(config: EngineConfig) -> torch.device:
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelLoadError(f"device {config.device!r} cannot be used: {error}") from None
+    return device
+
+
+def _dtype(config: EngineConfig, spec: ModelSpec, device: torch.device) -> torch.dtype:
+    name = config.dtype
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else spec.dtype
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _threads(spec: ModelSpec) -> int:
+    """One thread for models whose steps are mostly overhead, else every core that this process may use."""
+    attention = 2 * spec.hidden * spec.head_dim * (spec.heads + spec.kv_heads)
+    parameters = spec.layers * (attention + 3 * spec.hidden * spec.intermediate) + spec.vocab_size * spec.hidden
+    return 1 if parameters < _SMALL_PARAMETERS else len(os.sched_getaffinity(0))

@@ -1,0 +1,128 @@
+"""One decoder for all families: embeds, runs its layers over paged KV, gives logits. Knows nothing of requests.
+
+Which biases and norms exist is the `ModelSpec`'s; where keys and values lie is the `Batch`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.config import ModelSpec
+from engine.models.rope import rope_table, rotate
+from engine.ops import attention
+from engine.ops.norm import RmsNorm, silu_mul
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x w + b with w [in, out] (either memory order) and b [out] or None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The parameters of one block; q, k, v are packed in one product, gate and up in another."""
+
+    attention_norm: RmsNorm
+    qkv: Linear
+    q_norm: RmsNorm | None
+    k_norm: RmsNorm | None
+    out: Linear
+    mlp_norm: RmsNorm
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All parameters. `head` is [hidden, vocab]; tied heads are a view of `embedding` [vocab, hidden]."""
+
+    embedding: Tensor
+    layers: tuple[Layer, ...]
+    norm: RmsNorm
+    head: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """A piece of one prompt in a batch: rows `first`..`last` are its positions from `start` on; blocks [n]."""
+
+    first: int
+    last: int
+    start: int
+    blocks: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The tokens of one step: `decodes` rows with one new token each, then the rows of each `Extend`.
+
+    ids, positions, slots [tokens]; blocks and mask as `ops.attention.decode` wants them; logits of `wanted` rows only
+    (None: of all rows).
+    """
+
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    decodes: int
+    blocks: Tensor
+    mask: Tensor
+    extends: tuple[Extend, ...] = field(default=())
+    wanted: Tensor | None = None
+
+
+class Decoder:
+    """The forward pass. `kv` is [layers, 2, kv_heads, slots, D]; a step writes the slots of its own tokens only."""
+
+    def __init__(self, spec: ModelSpec, weights: Weights, context_tokens: int) -> None:
+        self.spec = spec
+        self.weights = weights
+        cos, sin = rope_table(spec.rope, spec.head_dim, context_tokens, weights.embedding.dtype)
+        self._cos, self._sin = cos.to(weights.embedding.device), sin.to(weights.embedding.device)
+
+    def forward(self, batch: Batch, kv: Tensor) -> Tensor:
+        """Logits [wanted rows, vocab] in fp32."""
+        weights = self.weights
+        cos = self._cos.index_select(0, batch.positions).unsqueeze(1)
+        sin = self._sin.index_select(0, batch.positions).unsqueeze(1)
+        hidden = functional.embedding(batch.ids, weights.embedding)
+        for index, layer in enumerate(weights.layers):
+            hidden = self._attend(layer, hidden, kv[index], batch, cos, sin).add_(hidden)
+            hidden = layer.down(silu_mul(layer.gate_up(layer.mlp_norm(hidden)))).add_(hidden)
+        if batch.wanted is not None:
+            hidden = hidden.index_select(0, batch.wanted)
+        return torch.mm(weights.norm(hidden), weights.head).float()
+
+    def _attend(self, layer: Layer, hidden: Tensor, kv: Tensor, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
+        """Attention block of one layer on hidden [tokens, hidden], with the output product, without the residual."""
+        spec = self.spec
+        tokens, heads, kv_heads, dim = hidden.shape[0], spec.heads, spec.kv_heads, spec.head_dim
+        qkv = layer.qkv(layer.attention_norm(hidden)).view(tokens, heads + 2 * kv_heads, dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = layer.q_norm(qkv[:, :heads]), layer.k_norm(qkv[:, heads : heads + kv_heads])
+            turned = rotate(torch.cat((q, k), 1), cos, sin)
+        else:
+            turned = rotate(qkv[:, : heads + kv_heads], cos, sin)
+        q = turned[:, :heads]
+        # Everything is stored before anything attends: siblings may read blocks that are written in the same step.
+        keys_values = torch.stack((turned[:, heads:], qkv[:, heads + kv_heads :]), 1)
+        attention.store(kv, keys_values, batch.slots)
+        if batch.decodes == tokens:
+            out = attention.decode(q, kv, batch.blocks, batch.mask)
+        else:
+            out = torch.empty(tokens, heads, dim, dtype=hidden.dtype, device=hidden.device)
+            if batch.decodes:
+                out[: batch.decodes] = attention.decode(q[: batch.decodes], kv, batch.blocks, batch.mask)
+            for piece in batch.extends:
+                rows = slice(piece.first, piece.last)
+                out[rows] = attention.extend(q[rows], kv, piece.blocks, piece.start)
+        return layer.out(out.view(tokens, heads * dim))

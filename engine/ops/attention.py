@@ -1,0 +1,67 @@
+"""Attention over paged KV, in torch: store, decode, extend. The reference of the kernels and the path of the CPU.
+
+KV of one layer is [2, kv_heads, slots, D], slot = block * 16 + offset: the tile of one block and head is contiguous,
+and the blocks of a sequence are gathered by one `index_select`. Query heads of one KV head are folded into rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from engine.config import BLOCK_TOKENS
+
+_EXTEND_TILE = 256
+
+
+def store(kv: Tensor, keys_values: Tensor, slots: Tensor) -> None:
+    """Write keys_values [tokens, 2, kv_heads, D] into kv [2, kv_heads, slots, D] at slots [tokens]."""
+    kv.index_copy_(2, slots, keys_values.permute(1, 2, 0, 3))
+
+
+def gather(kv: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [kv_heads, 16 * n, D] of blocks [n]."""
+    planes, kv_heads, slots, dim = kv.shape
+    tiles = kv.view(planes * kv_heads, slots // BLOCK_TOKENS, BLOCK_TOKENS * dim).index_select(1, blocks)
+    both = tiles.view(planes, kv_heads, blocks.shape[0] * BLOCK_TOKENS, dim)
+    return both[0], both[1]
+
+
+def decode(q: Tensor, kv: Tensor, blocks: Tensor, mask: Tensor) -> Tensor:
+    """One new token for each of B sequences.
+
+    q [B, heads, D]; blocks [B * n], each sequence padded to n; mask [B, 1, 1, 16 * n], 0 where a key counts, -inf
+    where not. Returns [B, heads, D].
+    """
+    batch, heads, dim = q.shape
+    kv_heads = kv.shape[1]
+    keys, values = gather(kv, blocks)
+    keys = keys.view(kv_heads, batch, -1, dim).transpose(0, 1)
+    values = values.view(kv_heads, batch, -1, dim).transpose(0, 1)
+    rows = q.view(batch, kv_heads, heads // kv_heads, dim)
+    return scaled_dot_product_attention(rows, keys, values, attn_mask=mask).reshape(batch, heads, dim)
+
+
+def extend(q: Tensor, kv: Tensor, blocks: Tensor, start: int) -> Tensor:
+    """The next `tokens` positions of one sequence, from `start` on; their keys and values are already stored.
+
+    q [tokens, heads, D]; blocks [n] cover start + tokens. Returns [tokens, heads, D]. Works in tiles of queries, so
+    that keys behind a tile are never read.
+    """
+    tokens, heads, dim = q.shape
+    kv_heads = kv.shape[1]
+    group = heads // kv_heads
+    keys, values = gather(kv, blocks)
+    out = torch.empty_like(q)
+    for first in range(0, tokens, _EXTEND_TILE):
+        last = min(first + _EXTEND_TILE, tokens)
+        end = start + last
+        rows = q[first:last].view(last - first, kv_heads, group, dim).permute(1, 2, 0, 3)
+        rows = rows.reshape(1, kv_heads, group * (last - first), dim)
+        ahead = torch.full((last - first, end), float("-inf"), dtype=q.dtype, device=q.device)
+        mask = ahead.triu_(start + first + 1).repeat(group, 1)
+        tile = scaled_dot_product_attention(rows, keys[None, :, :end], values[None, :, :end], attn_mask=mask)
+        tile = tile.view(kv_heads, group, last - first, dim).permute(2, 0, 1, 3)
+        out[first:last] = tile.reshape(last - first, heads, dim)
+    return out

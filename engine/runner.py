@@ -1,0 +1,98 @@
+"""Runs one step on the device: lays out the batch, the forward pass over paged KV, sampling. Decides nothing.
+
+Owns the KV tensor and the block tables of running rows; the scheduler owns what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.config import BLOCK_TOKENS
+from engine.models.decoder import Batch, Decoder, Extend
+from engine.protocol import EngineError
+from engine.sampler import sample
+from engine.scheduler import Step
+from engine.sequence import Sequence, blocks_for
+
+
+class ModelRunner:
+    """The model, its KV memory of `blocks` blocks, and one table row for each of `max_running` sequences.
+
+    One more block than the pool knows is never written: it pads tables. Blocks hold zeros until they are written and
+    are wiped after a numerical fault, so that what a mask hides is always finite.
+    """
+
+    def __init__(self, decoder: Decoder, *, blocks: int, max_running: int, context_tokens: int) -> None:
+        spec, like = decoder.spec, decoder.weights.embedding
+        self._decoder = decoder
+        self._device = like.device
+        self._padding = blocks
+        self._kv = torch.zeros(
+            (spec.layers, 2, spec.kv_heads, (blocks + 1) * BLOCK_TOKENS, spec.head_dim),
+            dtype=like.dtype,
+            device=like.device,
+        )
+        width = min(blocks, blocks_for(context_tokens))
+        self._tables: NDArray[np.int64] = np.full((max_running, width), blocks, dtype=np.int64)
+        self._positions = torch.arange(width * BLOCK_TOKENS, device=like.device)
+
+    @torch.inference_mode()
+    def run(self, step: Step) -> list[int | EngineError]:
+        """Compute the step's positions; the next token, or the error, of each of `step.sampled`."""
+        return sample(self._decoder.forward(self._batch(step), self._kv), step.sampled)
+
+    @torch.inference_mode()
+    def wipe(self, blocks: Seq[int]) -> None:
+        """Overwrite blocks whose contents may be NaN."""
+        for block in blocks:
+            self._kv[:, :, :, block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS] = 0.0
+
+    def _batch(self, step: Step) -> Batch:
+        decodes = step.decodes
+        ids, positions, slots = [], [], []
+        for sequence in decodes:
+            if len(sequence.table) != sequence.synced:
+                self._sync(sequence)
+            position = sequence.computed
+            ids.append(sequence.tokens[position])
+            positions.append(position)
+            slots.append(sequence.table[position // BLOCK_TOKENS] * BLOCK_TOKENS + position % BLOCK_TOKENS)
+        extends, wanted = [], list(range(len(decodes)))
+        for piece in step.pieces:
+            sequence, start, end = piece.sequence, piece.start, piece.start + piece.count
+            self._sync(sequence)
+            table = self._tables[sequence.row]
+            places = np.arange(start, end)
+            first = len(ids)
+            ids += sequence.tokens[start:end]
+            positions += places.tolist()
+            slots += (table[places // BLOCK_TOKENS] * BLOCK_TOKENS + places % BLOCK_TOKENS).tolist()
+            blocks = torch.from_numpy(table[: blocks_for(end)]).to(self._device)
+            extends.append(Extend(first, len(ids), start, blocks))
+            if end == len(sequence.tokens):
+                wanted.append(len(ids) - 1)
+        layout = torch.tensor((ids, positions, slots), device=self._device)
+        tables, mask = self._decode_tables(decodes, layout[1])
+        rows = None if len(wanted) == len(ids) else torch.tensor(wanted, dtype=torch.int64, device=self._device)
+        return Batch(layout[0], layout[1], layout[2], len(decodes), tables, mask, tuple(extends), rows)
+
+    def _decode_tables(self, decodes: Seq[Sequence], positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blocks [B * n] of the decoding sequences, padded to the longest, and the mask [B, 1, 1, 16 * n]."""
+        width = max((len(sequence.table) for sequence in decodes), default=0)
+        rows = self._tables[[sequence.row for sequence in decodes], :width]
+        hidden = self._positions[: width * BLOCK_TOKENS] > positions[: len(decodes), None]
+        mask = torch.zeros(hidden.shape, dtype=self._kv.dtype, device=self._device)
+        mask.masked_fill_(hidden, float("-inf"))
+        return torch.from_numpy(rows.reshape(-1)).to(self._device), mask[:, None, None]
+
+    def _sync(self, sequence: Sequence) -> None:
+        """Copy what changed of a sequence's table into its row."""
+        row = self._tables[sequence.row]
+        if sequence.synced == 0:
+            row[:] = self._padding
+        row[sequence.synced : len(sequence.table)] = sequence.table[sequence.synced :]
+        sequence.synced = len(sequence.table)

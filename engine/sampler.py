@@ -1,0 +1,105 @@
+"""Chooses the next token from logits. A draw depends on the sequence's own logits, seed and position only.
+
+Order: finite check, grammar mask, temperature, top-k, top-p, min-p, draw. Faulty logits fail their sequence only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Seq
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.protocol import EngineError, InvalidGrammar, NumericalFault
+from engine.sequence import Sequence
+
+_MASK64 = (1 << 64) - 1
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) of 32 bits that depends on nothing else: SplitMix64 (Steele et al. 2014) used as a counter."""
+    value = (seed * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) & _MASK64
+    for _ in range(2):
+        value = (value + (position + 1) * 0x9E3779B97F4A7C15) & _MASK64
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+        value ^= value >> 31
+    return (value >> 32) / 2**32
+
+
+def sample(logits: Tensor, sequences: Seq[Sequence]) -> list[int | EngineError]:
+    """The next token, or the error, of each sequence. logits [sequences, vocab] fp32, overwritten."""
+    if not sequences:
+        return []
+    errors: dict[int, EngineError] = {}
+    # Any NaN or infinity makes the sum of all so: one pass over healthy logits, a closer look at others.
+    if not math.isfinite(logits.sum().item()):
+        for row in (~logits.isfinite().all(1)).nonzero().flatten().tolist():
+            errors[row] = NumericalFault("the model's logits are NaN or infinite")
+            logits[row] = 0.0
+    _constrain(logits, sequences, errors)
+    drawn = [row for row, sequence in enumerate(sequences) if sequence.sampling.temperature > 0]
+    tokens: list[int | EngineError] = list(logits.argmax(1).tolist())
+    if drawn:
+        for row, token in zip(drawn, _draw(logits, drawn, sequences), strict=True):
+            tokens[row] = token
+    for row, error in errors.items():
+        tokens[row] = error
+    return tokens
+
+
+def _constrain(logits: Tensor, sequences: Seq[Sequence], errors: dict[int, EngineError]) -> None:
+    """Set to -inf what the grammars of the sequences do not allow next."""
+    rows = [row for row, s in enumerate(sequences) if s.matcher is not None and row not in errors]
+    if not rows:
+        return
+    masks = []
+    for row in rows:
+        matcher = sequences[row].matcher
+        assert matcher is not None
+        masks.append(matcher.allowed())
+    words = np.frombuffer(b"".join(masks), dtype=np.uint8).reshape(len(rows), -1)
+    allowed = torch.from_numpy(np.unpackbits(words, axis=1, bitorder="little", count=logits.shape[1])).bool()
+    for row, empty in zip(rows, (~allowed.any(1)).tolist(), strict=True):
+        if empty:
+            errors[row] = InvalidGrammar("no token of the model's vocabulary continues the output within the grammar")
+    forbidden = allowed.logical_not_().to(logits.device)
+    if len(rows) == len(sequences):
+        logits.masked_fill_(forbidden, -math.inf)
+    else:
+        logits[rows] = logits[rows].masked_fill_(forbidden, -math.inf)
+
+
+def _draw(logits: Tensor, rows: list[int], sequences: Seq[Sequence]) -> list[int]:
+    """One token for each of `rows` by inverting the cumulative distribution at a seeded uniform number."""
+    chosen = [sequences[row].sampling for row in rows]
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, device=logits.device).unsqueeze(1)
+
+    probabilities = (logits[rows] / column([p.temperature for p in chosen])).softmax(1)
+    order = None
+    if any(p.top_k or p.top_p < 1 for p in chosen):
+        probabilities, order = probabilities.sort(dim=1, descending=True, stable=True)
+        size = probabilities.shape[1]
+        ranks = torch.arange(size, device=logits.device)
+        probabilities = probabilities.masked_fill_(ranks >= column([float(p.top_k or size) for p in chosen]), 0.0)
+        before = probabilities.cumsum(1) - probabilities
+        limit = column([p.top_p if p.top_p < 1 else math.inf for p in chosen]) * probabilities.sum(1, keepdim=True)
+        probabilities = probabilities.masked_fill_(before >= limit, 0.0)
+    if any(p.min_p for p in chosen):
+        least = column([p.min_p for p in chosen]) * probabilities.amax(1, keepdim=True)
+        probabilities = probabilities.masked_fill_(probabilities < least, 0.0)
+    cumulative = probabilities.double().cumsum(1)
+    points = torch.tensor(
+        [uniform(sequences[row].sampling.seed, sequences[row].generated) for row in rows],
+        dtype=torch.float64,
+        device=logits.device,
+    ).unsqueeze(1)
+    picks = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
+    if order is not None:
+        picks = order.gather(1, picks)
+    tokens: list[int] = picks.flatten().tolist()
+    return tokens
