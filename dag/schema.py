@@ -82,9 +82,12 @@ class Node(NamedTuple):
     root: Any
 
 
+TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
+
+
 def of_type(type: ValueType) -> Node:
     """The schema of a variable's type; text is a JSON string."""
-    schema: dict[str, Any] = {"type": "string"} if isinstance(type, TextType) else type.json_schema
+    schema = TEXT_SCHEMA if isinstance(type, TextType) else type.json_schema
     return Node(schema, schema)
 
 
@@ -152,16 +155,6 @@ def part(node: Node, step: str | int, fuel: _Fuel | None = None) -> Node | Absen
     return Node(found[0] if len(found) == 1 else {"allOf": found} if found else True, node.root)
 
 
-def follow(node: Node, path: JsonPath) -> Node | tuple[int, Absent]:
-    """The schema at the end of `path`, or (index of the step that no value has, why)."""
-    for index, step in enumerate(path):
-        found = part(node, step)
-        if isinstance(found, Absent):
-            return index, found
-        node = found
-    return node
-
-
 def required_keys(node: Node) -> tuple[str, ...]:
     """Keys that every object of the schema has."""
     keys: dict[str, None] = {}
@@ -225,6 +218,42 @@ def _object_conflict(produced: Node, wanted: Node, depth: int) -> str | None:
             if inner:
                 return f"has at {pointer(key)} a value that {inner}"
     return None
+
+
+class Memo:
+    """Remembers answers about schema objects, for one validation: calls of one stage ask the same again and again.
+
+    Keys are identities, so the asked nodes are kept alive with their answers.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[int, int, str | int], tuple[Node, Node | Absent]] = {}
+        self._conflicts: dict[tuple[int, int, int, int], tuple[Node, Node, str | None]] = {}
+
+    def part(self, node: Node, step: str | int) -> Node | Absent:
+        """`part`, remembered."""
+        key = (id(node.schema), id(node.root), step)
+        known = self._parts.get(key)
+        if known is None:
+            known = self._parts[key] = (node, part(node, step))
+        return known[1]
+
+    def follow(self, node: Node, path: JsonPath) -> Node | tuple[int, Absent]:
+        """The schema at the end of `path`, or (index of the step that no value has, why)."""
+        for index, step in enumerate(path):
+            found = self.part(node, step)
+            if isinstance(found, Absent):
+                return index, found
+            node = found
+        return node
+
+    def conflict(self, produced: Node, wanted: Node) -> str | None:
+        """`conflict`, remembered."""
+        key = (id(produced.schema), id(produced.root), id(wanted.schema), id(wanted.root))
+        known = self._conflicts.get(key)
+        if known is None:
+            known = self._conflicts[key] = (produced, wanted, conflict(produced, wanted))
+        return known[2]
 
 
 def describe_kinds(kinds: int) -> str:

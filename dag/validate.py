@@ -14,10 +14,10 @@ from typing import Any
 from dag.diagnostics import Diagnostic, Suggester, listing, pointer
 from dag.limits import GraphLimits
 from dag.reads import Read, Steps, expression_depth, reads
-from dag.schema import Node, SchemaError, follow, known_keys, of_type, part, schema_text, validator
-from dag.tool_arguments import argument_faults
+from dag.schema import TEXT_SCHEMA, Memo, Node, SchemaError, known_keys, of_type, schema_text, validator
+from dag.tool_arguments import ToolCheck
 from dag.values import value_faults
-from tenuto.wire import Call, FunctionCall, InputVariable, LLMCall, TextPart, TextType, ToolSpec, ValueType
+from tenuto.wire import Call, FunctionCall, InputVariable, JsonType, LLMCall, TextPart, TextType, ToolSpec, ValueType
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,17 @@ class _Validation:
         self.positions: dict[str, int] = {}  # new calls by id
         self.types: dict[str, ValueType] = {name: variable.type for name, variable in inputs.items()}
         self.producers: dict[str, str] = {}  # new variables to the new calls that write them
-        self.schemas: dict[str, SchemaError | None] = {}
+        self.schemas: dict[str, Node | SchemaError] = {}  # by their text
+        self.nodes: dict[str, Node] = {}  # schemas of new JSON variables: one object for equal ones, for the memo
+        self.memo = Memo()
+        self.checks: dict[str, ToolCheck] = {}  # made when first needed: a growing program names few tools a time
         self.plan = Plan([], [], [])
 
     def run(self) -> tuple[Plan, tuple[Diagnostic, ...]]:
         if not self._fits():
             return self.plan, tuple(self.faults)
         self._names()
-        self._inputs()
+        self._types_and_values()
         for position, call in enumerate(self.calls):
             self._call(position, call)
         self._outputs()
@@ -158,15 +161,17 @@ class _Validation:
 
     # -- types and values -------------------------------------------------------------------------
 
-    def _inputs(self) -> None:
+    def _types_and_values(self) -> None:
         for name, variable in self.inputs.items():
-            if self._schema_is_sound(variable.type, ("inputs", name, "type", "json_schema")):
+            if self._schema_is_sound(name, variable.type, ("inputs", name, "type", "json_schema")):
                 fix = "change the value or the declared type"
                 for inside, message in value_faults(variable.type, variable.value):
                     where = ("inputs", name, "value")
                     self.fault("value_mismatch", where, f"input {name!r}: {message}", fix, inside)
+        for position, call in enumerate(self.calls):
+            self._schema_is_sound(call.variable, call.type, ("calls", position, "type", "json_schema"))
 
-    def _schema_is_sound(self, type: ValueType, where: Steps) -> bool:
+    def _schema_is_sound(self, variable: str, type: ValueType, where: Steps) -> bool:
         if isinstance(type, TextType):
             return True
         try:
@@ -176,27 +181,30 @@ class _Validation:
             if not self.bounded("schema_too_large", where, what, len(text), most, fix):
                 return False
             if text not in self.schemas:
-                self.schemas[text] = _compile_error(type.json_schema)
-            error = self.schemas[text]
-        except SchemaError as fault:
-            error = fault
-        if error is None:
+                self.schemas[text] = _compiled(type)
+            found = self.schemas[text]
+        except SchemaError as error:
+            found = error
+        if isinstance(found, Node):
+            self.nodes.setdefault(variable, found)
             return True
-        message = f"not a JSON Schema (draft 2020-12): {error}"
+        message = f"not a JSON Schema (draft 2020-12): {found}"
         fix = "mend the schema; its $refs must stay inside it"
-        self.fault("invalid_schema", where, message, fix, error.pointer)
+        self.fault("invalid_schema", where, message, fix, found.pointer)
         return False
 
-    def type_of(self, variable: str) -> ValueType | None:
-        """The variable's declared type, new or existing; None if nobody declares it."""
-        found = self.types.get(variable)
-        return found if found is not None else self.existing.variables.get(variable)
+    def node_of(self, variable: str) -> Node | None:
+        """The schema of a variable, new or existing; None if nobody declares it."""
+        found = self.nodes.get(variable)
+        if found is not None:
+            return found
+        type = self.types.get(variable) or self.existing.variables.get(variable)
+        return None if type is None else of_type(type)
 
     # -- one call ---------------------------------------------------------------------------------
 
     def _call(self, position: int, call: Call) -> None:
         base: Steps = ("calls", position)
-        self._schema_is_sound(call.type, (*base, "type", "json_schema"))
         variables: dict[str, None] = {}
         predecessors: dict[str, None] = {}
         edges = len(call.after)
@@ -217,10 +225,17 @@ class _Validation:
         what, most = f"references of call {call.id!r}", self.limits.max_edges_per_call
         self.bounded("too_many_edges", base, what, edges, most, "gather the values in calls between")
         if isinstance(call, FunctionCall) and call.tool in self.tools:
-            for fault in argument_faults(call, self.tools[call.tool], self.type_of):
-                fix = self.suggest(fault.name, fault.known, fault.fix)
-                self.fault(fault.code, (*base, *fault.where), fault.message, fix)
+            self._tool_call(base, call)
         self._join(variables, predecessors)
+
+    def _tool_call(self, base: Steps, call: FunctionCall) -> None:
+        check = self.checks.get(call.tool)
+        if check is None:
+            check = self.checks[call.tool] = ToolCheck(self.tools[call.tool], self.node_of, self.memo)
+        known = self.nodes.get(call.variable) if self.types.get(call.variable) is call.type else None
+        for fault in check.faults(call, known or of_type(call.type)):
+            fix = self.suggest(fault.name, fault.known, fault.fix)
+            self.fault(fault.code, (*base, *fault.where), fault.message, fix)
 
     def _join(self, variables: dict[str, None], predecessors: dict[str, None]) -> None:
         self.plan.variables.append(tuple(variables))
@@ -264,26 +279,23 @@ class _Validation:
             self._path(base, read)
 
     def _path(self, base: Steps, read: Read) -> None:
-        type = self.type_of(read.variable)
-        if type is None:
+        node = self.node_of(read.variable)
+        if node is None:
             return
-        found = follow(of_type(type), read.path)
+        found = self.memo.follow(node, read.path)
         if isinstance(found, Node):
             return
         index, absent = found
         where = (*base, *read.where, "path", index)
-        if isinstance(type, TextType):
+        if node.schema is TEXT_SCHEMA:
             message = f"variable {read.variable!r} is text and has no parts"
             self.fault("type_mismatch", where, message, "drop the path, or give the variable a JSON type")
             return
+        parent = self.memo.follow(node, read.path[:index])
+        keys = known_keys(parent) if isinstance(parent, Node) else ()
         at = pointer(*read.path[:index])
         message = f"variable {read.variable!r} has nothing at {pointer(*read.path[: index + 1])}: "
-        message += f"by its schema {'it' if not at else 'what is at ' + at} {absent.reason}"
-        parent = of_type(type)
-        for step in read.path[:index]:
-            below = part(parent, step)
-            parent = below if isinstance(below, Node) else parent
-        keys = known_keys(parent)
+        message += f"by its schema {'what is at ' + at if at else 'it'} {absent.reason}"
         fix = self.suggest(str(read.path[index]), keys, f"known keys: {listing(keys)}" if keys else "mend the path")
         self.fault("type_mismatch", where, message, fix)
 
@@ -310,7 +322,7 @@ class _Validation:
 
     def _outputs(self) -> None:
         for index, name in enumerate(self.outputs):
-            if self.type_of(name) is None:
+            if name not in self.types and name not in self.existing.variables:
                 self._unknown_variable("unreachable_output", ("outputs", index), "nothing produces the output", name)
 
     def _order(self) -> None:
@@ -368,9 +380,9 @@ def _shorten(names: list[str], limit: int = 12) -> list[str]:
     return names if len(names) <= limit else [*names[: limit - 3], "…", *names[-2:]]
 
 
-def _compile_error(schema: dict[str, Any]) -> SchemaError | None:
+def _compiled(type: JsonType) -> Node | SchemaError:
     try:
-        validator(schema)
-        return None
+        validator(type.json_schema)
+        return of_type(type)
     except SchemaError as error:
         return error

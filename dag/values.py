@@ -15,6 +15,9 @@ from dag.diagnostics import pointer
 from dag.schema import SchemaError, validator
 from tenuto.wire import Constant, Expr, JsonPath, ListExpr, Reference, TextPart, TextType, ValueType, VariablePart
 
+MAX_DEPTH = 200
+"""Lists and objects inside each other that a value may have; parsers of JSON and checkers of schemas stop near it."""
+
 _SHOWN_CHARS = 300
 _SHOWN_FAULTS = 5
 
@@ -59,9 +62,8 @@ def value_faults(type: ValueType, value: Any) -> list[tuple[str, str]]:
             return [("", f"{_kind(value)} where text is expected")]
         return _surrogates(value)
     checker = validator(type.json_schema)
-    foreign = _not_json(value)
-    if foreign:
-        return foreign
+    if not _is_json(value):
+        return _find_not_json(value)
     if checker.is_valid(value):
         return []
     return [(pointer(*error.instance_path), _shorten(error.message)) for error in checker.iter_errors(value)]
@@ -119,35 +121,61 @@ def project(variable: str, path: JsonPath, values: Mapping[str, Any]) -> Any:
     return value
 
 
-def _not_json(value: Any) -> list[tuple[str, str]]:
-    """Faults that make a Python value unfit for JSON at all: NaN, foreign objects, lone surrogates, too deep."""
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        return []
-    except RecursionError:
-        return [("", "nested too deeply")]
-    except (TypeError, ValueError):
-        return _find_not_json(value)
+def _is_json(value: Any) -> bool:
+    """Level by level, without the places: the common answer is yes, and it must cost little."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                if not _encodes(item):
+                    return False
+            elif isinstance(item, dict):
+                if not all(isinstance(key, str) and _encodes(key) for key in item):
+                    return False
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif isinstance(item, float):
+                if not math.isfinite(item):
+                    return False
+            elif not isinstance(item, int | None):
+                return False
+        if not below:
+            return True
+        level = below
+    return False
 
 
 def _find_not_json(value: Any) -> list[tuple[str, str]]:
+    """What makes a Python value unfit for JSON: NaN, foreign objects, lone surrogates, keys that are no text, depth."""
     faults: list[tuple[str, str]] = []
     stack: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while stack and len(faults) < _SHOWN_FAULTS:
         steps, item = stack.pop()
+        if len(steps) > MAX_DEPTH:
+            return [*faults, ("", f"nested more than {MAX_DEPTH} deep")]
         if isinstance(item, dict):
+            for key in item:
+                if not isinstance(key, str):
+                    faults.append((pointer(*steps), f"key {key!r} is no text"))
+                elif not _encodes(key):
+                    faults.append((pointer(*steps), f"key {key!r} holds a lone surrogate, which UTF-8 cannot"))
             stack.extend(((*steps, str(key)), part) for key, part in reversed(item.items()))
-            faults.extend((pointer(*steps), f"key {key!r} is no text") for key in item if not isinstance(key, str))
-        elif isinstance(item, list | tuple):
+        elif isinstance(item, list):
             stack.extend(((*steps, index), part) for index, part in reversed(list(enumerate(item))))
         elif isinstance(item, str):
             faults.extend((pointer(*steps), message) for _, message in _surrogates(item))
         elif isinstance(item, float):
             if not math.isfinite(item):
                 faults.append((pointer(*steps), f"{item} is no JSON number"))
-        elif not isinstance(item, bool | int | None):
+        elif not isinstance(item, int | None):
             faults.append((pointer(*steps), f"a {type(item).__name__} is no JSON value"))
-    return faults or [("", "not a JSON value")]
+    return faults
+
+
+def _encodes(text: str) -> bool:
+    return text.isascii() or not _surrogates(text)
 
 
 def _surrogates(text: str) -> list[tuple[str, str]]:
