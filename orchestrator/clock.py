@@ -22,7 +22,7 @@ class OrchestratorClock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     def outside(self) -> AbstractContextManager[None]:
-        """Held while something outside the loop works for us (a disk's thread, a process): virtual time stands still."""
+        """Held while something outside the loop works for us (a thread, a process): virtual time stands still."""
         ...
 
 

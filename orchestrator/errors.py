@@ -19,9 +19,7 @@ class RuntimeFault(Exception):
     title: ClassVar[str] = "The server failed"
     retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, detail: str, *, errors: Iterable[FieldError] = (), retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, detail: str, *, errors: Iterable[FieldError] = (), retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = tuple(errors)

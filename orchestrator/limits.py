@@ -23,7 +23,7 @@ class Limits:
 
     # what the server holds at once
     live_programs: int = 20_000
-    queued_calls: int = 200_000  # calls of live programs that have not ended
+    live_calls: int = 200_000  # calls of live programs
     ended_programs: int = 1_000  # kept in memory after their end
     ended_bytes: int = 256 * 2**20  # values of ended programs kept in memory
     journal_programs: int = 100_000  # ended programs kept in the journal

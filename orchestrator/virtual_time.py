@@ -20,7 +20,7 @@ class EverythingWaits(RuntimeError):
     """No task can run, no timer is set and nothing outside the loop works: the program would hang for ever."""
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]  # the platform's own, an alias
+class _JumpingSelector(selectors.DefaultSelector):
     """Where a real selector would block until the next timer, this one moves the loop's time there."""
 
     loop: VirtualTimeLoop

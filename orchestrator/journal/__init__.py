@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from orchestrator.journal.commit import Commit
 from orchestrator.journal.journal import Journal, NullJournal
-from orchestrator.journal.records import Accepted, Ended, Extended, Failed, Intent, Record, RunFacts, Written
+from orchestrator.journal.records import (
+    Accepted,
+    Cause,
+    Ended,
+    Extended,
+    Failed,
+    Intent,
+    Record,
+    RunFacts,
+    Span,
+    Written,
+)
 from orchestrator.journal.sqlite import SqliteJournal, Synchronous
 
 __all__ = [
     "Accepted",
+    "Cause",
     "Commit",
     "Ended",
     "Extended",
@@ -18,6 +30,7 @@ __all__ = [
     "NullJournal",
     "Record",
     "RunFacts",
+    "Span",
     "SqliteJournal",
     "Synchronous",
     "Written",

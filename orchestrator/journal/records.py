@@ -7,7 +7,7 @@ recorded transition made: replaying the same transition makes the same events wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 from pydantic import JsonValue
@@ -16,30 +16,36 @@ from pydantic_core import from_json
 from tenuto.wire import ErrorValue, GraphExtension, ProgramStatus, ProgramSubmission, TimelineSpan
 
 
+Cause: TypeAlias = Literal["client", "queue", "prefill", "recompute", "decode", "tool", "pause", "cache"]
+Span: TypeAlias = tuple[Cause, float, float]
+"""Seconds with one cause: (cause, start, end) on the program's axis."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What is kept of how a call ran. `spans` are (cause, start, end) on the program's axis."""
+    """What is kept of how a call ran."""
 
     attempts: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
-    spans: tuple[tuple[str, float, float], ...] = ()
+    spans: tuple[Span, ...] = ()
 
     def timeline(self) -> tuple[TimelineSpan, ...]:
         """The spans as the protocol shows them."""
-        return tuple(TimelineSpan.model_construct(cause=c, start_s=s, end_s=e) for c, s, e in self.spans)
+        return tuple(TimelineSpan(cause=cause, start_s=start_s, end_s=end_s) for cause, start_s, end_s in self.spans)
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A program was accepted. `submission` is its JSON; `key` names (tenant, idempotency key), `body_hash` the body."""
+    """A program was accepted. `submission` is its JSON. `span` is the traceparent of the program's own span,
+    `traceparent` the client's. `key` is a digest of tenant and idempotency key, `body_hash` one of the body."""
 
     program: str
     tenant: str
     accepted_at: float
     submission: bytes
-    trace_id: str
+    span: str
     traceparent: str | None = None
     key: str | None = None
     body_hash: str | None = None
@@ -133,11 +139,11 @@ def encode(record: Record) -> Row:
         case Ended(program, status, seq, at_s):
             return Row(program, "ended", None, orjson.dumps((seq, at_s, status)), b"")
         case Accepted():
-            facts = {name: getattr(record, name) for name in _ACCEPTED_FACTS}
-            return Row(record.program, "accepted", record.key, orjson.dumps(facts), record.submission)
+            kept = {name: getattr(record, name) for name in _ACCEPTED_FACTS}
+            return Row(record.program, "accepted", record.key, orjson.dumps(kept), record.submission)
 
 
-_ACCEPTED_FACTS = ("tenant", "accepted_at", "trace_id", "traceparent", "body_hash")
+_ACCEPTED_FACTS = ("tenant", "accepted_at", "span", "traceparent", "body_hash")
 
 
 def decode(row: Row) -> Record:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 import orjson
@@ -246,14 +247,14 @@ class SqliteJournal:
                 return record
         return None
 
-    async def _read(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[object, ...]]:
+    async def _read(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[Any, ...]]:
         try:
             with self._clock.outside():
                 return await self._query(sql, parameters)
         except sqlite3.Error as error:
             raise JournalUnavailable(f"the journal {str(self._path)!r} cannot be read: {error}") from error
 
-    async def _query(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[object, ...]]:
+    async def _query(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[Any, ...]]:
         if self._db is None:
             raise self._fault or JournalUnavailable("the journal is not open")
         return [tuple(row) for row in await self._db.execute_fetchall(sql, parameters)]

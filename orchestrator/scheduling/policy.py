@@ -47,7 +47,8 @@ class ReadyCall:
 
 @dataclass(frozen=True, slots=True)
 class EndedCall:
-    """A call that holds no engine and no worker any more. `seconds` since it was ready; `usage` of a generation."""
+    """A call that holds no engine and no worker any more. `seconds` of work on it, without waiting; `usage` of its
+    last generation. Calls that a cancelled program takes with it are not told of one by one."""
 
     program: str
     call: Call

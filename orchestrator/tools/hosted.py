@@ -9,6 +9,7 @@ import orjson
 
 from engine.protocol import (
     Capabilities,
+    ChatMessage,
     EngineError,
     EngineEvent,
     EngineLost,
@@ -117,7 +118,9 @@ class WorkerEngine:
             call=request.call,
             model=self._model,
             stage=request.stage or None,
-            messages=tuple(RenderedMessage.model_construct(role=m.role, content=m.content) for m in request.messages),
+            messages=tuple(
+                RenderedMessage.model_validate({"role": m.role, "content": m.content}) for m in request.messages
+            ),
             sampling=Sampling.model_construct(
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
@@ -164,6 +167,10 @@ class WorkerEngine:
 
     async def close(self) -> None:
         return
+
+
+def _message(message: ChatMessage) -> RenderedMessage:
+    return RenderedMessage.model_validate({"role": message.role, "content": message.content})
 
 
 def _nothing(lease: str) -> LeaseGrant:

@@ -20,7 +20,7 @@ class NotJson(ValueError):
 
 def encode_json(value: Any) -> bytes:
     """Compact JSON of a value, as kept in the journal. Raises NotJson for NaN, infinities, lone surrogates, cycles,
-    nesting deeper than the interpreter's stack, keys that are no strings and types that JSON lacks."""
+    nesting deeper than the interpreter's stack, and types that JSON lacks."""
     if type(value) is str:
         try:
             return orjson.dumps(value)
@@ -62,9 +62,7 @@ def accept_text(type: ValueType, text: str, *, cut: bool) -> tuple[JsonValue, by
     try:
         value: JsonValue = from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        raise CallFailure(
-            "output_invalid", f"the generated text is not JSON: {error}{hint}", retryable=True
-        ) from None
+        raise CallFailure("output_invalid", f"the generated text is not JSON: {error}{hint}", retryable=True) from None
     fault = check_value(type, value)
     if fault is not None:
         raise CallFailure("output_invalid", f"the generated JSON does not satisfy its schema: {fault}", retryable=True)

@@ -1,0 +1,102 @@
+"""The state of one call and of one variable. Data only: `program.py` makes the transitions."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from engine.protocol import Usage
+from orchestrator.journal import Cause, RunFacts, Span
+from tenuto.wire import Call, ErrorValue, ValueType
+
+
+class CallState(StrEnum):
+    """waiting → ready → running → ended | failed; skipped and cancelled from any state that is not final."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    RUNNING = "running"
+    ENDED = "ended"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+    @property
+    def final(self) -> bool:
+        return self in _FINAL
+
+
+_WAITS = frozenset({"client", "queue", "pause"})
+_FINAL = frozenset({CallState.ENDED, CallState.FAILED, CallState.CANCELLED, CallState.SKIPPED})
+
+
+@dataclass(slots=True, eq=False)
+class CallRun:
+    """One call while its program lives. Times are on the program's axis (0 = accepted).
+
+    `runs` counts every run, so that readers can tell their texts apart; `failures` those that the call's own
+    `retry` pays for, `losses` those that it does not (its engine or worker died).
+    """
+
+    call: Call
+    declared_s: float
+    state: CallState = CallState.WAITING
+    runs: int = 0
+    failures: int = 0
+    losses: int = 0
+    waiting_since_s: float = 0.0
+    error: ErrorValue | None = None
+    usage: Usage | None = None
+    spans: list[Span] = field(default_factory=list)
+    intended: bool = False  # the journal holds an intent of this call
+    task: asyncio.Task[None] | None = None
+
+    def span(self, cause: Cause, start_s: float, end_s: float) -> None:
+        """Attribute seconds of the call's life to a cause; nothing is kept of none."""
+        if end_s > start_s:
+            self.spans.append((cause, start_s, end_s))
+
+    def worked_s(self) -> float:
+        """Seconds for which an engine or a worker was at work on the call."""
+        return sum(end_s - start_s for cause, start_s, end_s in self.spans if cause not in _WAITS)
+
+    def facts(self) -> RunFacts:
+        """What the journal keeps of how the call ran."""
+        usage = self.usage
+        if usage is None:
+            return RunFacts(attempts=self.runs, spans=tuple(self.spans))
+        return RunFacts(self.runs, usage.prompt_tokens, usage.cached_tokens, usage.output_tokens, tuple(self.spans))
+
+    def restore(self, facts: RunFacts) -> None:
+        """Take back what the journal kept."""
+        self.runs = facts.attempts
+        self.spans = list(facts.spans)
+        self.usage = Usage(facts.prompt_tokens, facts.cached_tokens, facts.output_tokens, 0.0, 0.0, 0.0)
+
+
+@dataclass(slots=True, eq=False)
+class Variable:
+    """A write-once variable. It is `settled` once it has its value or its error, and `durable` once that is in the
+    journal: calls of the program may read it when it is settled, the world outside when it is durable."""
+
+    type: ValueType
+    settled: bool = False
+    durable: bool = False
+    error: ErrorValue | None = None
+    waiters: list[asyncio.Future[None]] | None = None
+
+    def publish(self) -> None:
+        """The value or error is durable: wake whoever waits for it."""
+        self.durable = True
+        waiters, self.waiters = self.waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def abandon(self, fault: Exception) -> None:
+        """The server can settle nothing any more: whoever waits is told why."""
+        waiters, self.waiters = self.waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_exception(fault)

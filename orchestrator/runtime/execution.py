@@ -1,0 +1,169 @@
+"""Runs one call to its end: attempts, waits between them, and the order in which effects and records happen.
+
+Owns the retry rules. The states themselves are the program's; the attempts are `generation` and the workers'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from pydantic import JsonValue
+
+from dag.values import PathError, resolve
+from orchestrator.errors import JournalUnavailable
+from orchestrator.journal import Intent
+from orchestrator.runtime.calls import CallRun, CallState
+from orchestrator.runtime.generation import Generation
+from orchestrator.runtime.program import Program
+from orchestrator.runtime.services import Services
+from orchestrator.scheduling import EndedCall, ReadyCall
+from orchestrator.tools import CallFailure, ToolRun
+from orchestrator.tools.values import accept_result
+from tenuto.wire import ErrorValue, FunctionCall, LLMCall, Retry, ToolSpec
+
+log = logging.getLogger(__name__)
+
+Attempt = Callable[[], Awaitable[tuple[JsonValue, bytes]]]
+
+
+class Execution:
+    """Runs calls. One task a running call, none for a waiting one."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def launch(self, program: Program, run: CallRun) -> None:
+        """Run a call whose inputs are there and whose turn it is, in a task of its own."""
+        run.task = asyncio.get_running_loop().create_task(self._run(program, run))
+
+    async def _run(self, program: Program, run: CallRun) -> None:
+        call = run.call
+        try:
+            if isinstance(call, LLMCall):
+                await self._attempts(program, run, call.retry, self._generation(program, run, call))
+            else:
+                spec = self._services.workers.spec(program.tenant, program.toolset, call.tool)
+                retry = call.retry if spec is None or "retry" in call.model_fields_set else spec.retry
+                await self._intend(program, run)
+                await self._attempts(program, run, retry, self._function(program, run, call, spec))
+        except JournalUnavailable:
+            pass  # the runtime has stopped every program and told its readers
+        except Exception as error:
+            log.exception("call %s of program %s failed inside the server", call.id, program.id)
+            failure = CallFailure("internal_error", f"the server failed: {type(error).__name__}: {error}")
+            self._fail(program, run, failure.error(call.id, run.runs))
+        finally:
+            run.task = None
+
+    async def _intend(self, program: Program, run: CallRun) -> None:
+        """Before an effect: everything that it depends on is durable, and so is the intent itself."""
+        if program.effects.has_effect(run.call.id) and not run.intended:
+            run.intended = True
+            await program.host.record(Intent(program.id, run.call.id)).committed()
+
+    async def _attempts(self, program: Program, run: CallRun, retry: Retry, attempt: Attempt) -> None:
+        """Attempts until one succeeds or none is left."""
+        limits = self._services.limits
+        while True:
+            run.runs += 1
+            try:
+                value, encoded = await attempt()
+            except CallFailure as failure:
+                error = failure.error(run.call.id, run.runs)
+                if failure.lost and run.losses < limits.lost_reruns and self._rerunnable(program, run):
+                    run.losses += 1
+                    wait_s = _wait_s(Retry(), run.losses)
+                elif failure.retryable and run.failures + 1 < retry.attempts:
+                    run.failures += 1
+                    wait_s = _wait_s(retry, run.failures)
+                else:
+                    self._fail(program, run, error)
+                    return
+                program.retry(run, error)
+                # Jitter down only: what was promised as the longest wait is the longest.
+                await self._services.clock.sleep(wait_s * self._services.rng.uniform(0.5, 1.0))
+                run.span("pause", run.waiting_since_s, program.now())
+                run.waiting_since_s = program.now()
+            else:
+                self._succeed(program, run, value, encoded)
+                return
+
+    def _succeed(self, program: Program, run: CallRun, value: JsonValue, encoded: bytes) -> None:
+        if program.outcome is None:
+            self._learn(program, run, succeeded=True)
+            program.write(run, value, encoded, run.facts())
+
+    def _fail(self, program: Program, run: CallRun, error: ErrorValue) -> None:
+        if program.outcome is None:
+            self._learn(program, run, succeeded=False)
+            program.fail(run, error, run.facts())
+
+    @staticmethod
+    def _rerunnable(program: Program, run: CallRun) -> bool:
+        """True if the call may run again although it is unknown how far its last run came."""
+        call = run.call
+        return isinstance(call, LLMCall) or call.idempotent or not program.effects.has_effect(call.id)
+
+    def _generation(self, program: Program, run: CallRun, call: LLMCall) -> Attempt:
+        return lambda: Generation(self._services, program, run, call).generate()
+
+    def _function(self, program: Program, run: CallRun, call: FunctionCall, spec: ToolSpec | None) -> Attempt:
+        return lambda: self._call_tool(program, run, call, spec)
+
+    async def _call_tool(
+        self, program: Program, run: CallRun, call: FunctionCall, spec: ToolSpec | None
+    ) -> tuple[JsonValue, bytes]:
+        """One attempt of a function call: arguments out, result in. Cancelling takes the task back."""
+        services = self._services
+        try:
+            arguments = {name: resolve(expr, program.values) for name, expr in call.arguments.items()}
+        except PathError as error:
+            raise CallFailure("path_missing", f"the arguments cannot be made: {error}") from error
+        trace = program.trace.tool(call, run.runs, services.clock.wall())
+        if run.runs == 1:
+            services.priorities.call_ready(ReadyCall(program.id, call, run.runs, 0))
+        tool_run = ToolRun(
+            program=program.id,
+            call=call.id,
+            tool=call.tool,
+            tenant=program.tenant,
+            toolset=program.toolset or "",
+            arguments=arguments,
+            attempt=run.runs,
+            timeout_s=call.timeout_s or (spec.timeout_s if spec is not None else None),
+            traceparent=trace.traceparent,
+        )
+        error_type: str | None = "cancelled"
+        result: JsonValue = None
+        try:
+            result = await services.workers.run(tool_run, lambda: program.start(run))
+            accepted = accept_result(call.type, result, services.limits.value_bytes)
+            error_type = None
+            return accepted
+        except CallFailure as failure:
+            error_type = failure.type
+            if failure.type == "timeout" and not self._rerunnable(program, run):
+                message = f"{failure.message}; whether it took effect is unknown, and it is not declared idempotent"
+                raise CallFailure("timeout", message) from failure
+            raise
+        finally:
+            now_s = program.now()
+            run.span("tool" if run.state is CallState.RUNNING else "queue", run.waiting_since_s, now_s)
+            run.waiting_since_s = now_s
+            trace.end_tool(services.clock.wall(), error=error_type, arguments=arguments, result=result)
+
+    def _learn(self, program: Program, run: CallRun, *, succeeded: bool) -> None:
+        """Tell the policy that the call holds nothing any more, and the statistics what it took."""
+        call, worked_s = run.call, run.worked_s()
+        self._services.priorities.call_ended(EndedCall(program.id, call, worked_s, run.usage, succeeded))
+        if succeeded:
+            stage = call.stage or (call.tool if isinstance(call, FunctionCall) else "")
+            tokens = run.usage.output_tokens if run.usage is not None else None
+            self._services.statistics.learn(program.workflow, stage, seconds=worked_s, output_tokens=tokens)
+
+
+def _wait_s(retry: Retry, failures: int) -> float:
+    """Seconds before the next attempt after `failures` (>= 1) of them, as `wire.Retry` promises, without jitter."""
+    return min(retry.max_wait_s, retry.first_wait_s * 2.0 ** min(failures - 1, 60))

@@ -1,0 +1,211 @@
+"""One attempt of an LLM call: prompt in, value out. Raises `CallFailure`, never an engine's own error."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from hashlib import blake2b
+
+import orjson
+from pydantic import JsonValue
+
+from dag.values import PathError, render
+from engine.protocol import (
+    ChatMessage,
+    Engine,
+    EngineError,
+    EngineLost,
+    FinishReason,
+    GenerateRequest,
+    Grammar,
+    GrammarKind,
+    SamplingParams,
+    TokenChunk,
+    Usage,
+)
+from orchestrator.runtime.calls import CallRun
+from orchestrator.runtime.program import Program
+from orchestrator.runtime.services import Services
+from orchestrator.scheduling import ReadyCall
+from orchestrator.telemetry import CallTrace
+from orchestrator.tools import CallFailure
+from orchestrator.tools.values import accept_text
+from tenuto.wire import JsonType, LLMCall, RegexConstraint
+
+
+class Generation:
+    """One run of an LLM call. `generate` may be called once."""
+
+    def __init__(self, services: Services, program: Program, run: CallRun, call: LLMCall) -> None:
+        self._services = services
+        self._program = program
+        self._run = run
+        self._call = call
+        self._pieces: list[str] = []
+        self._bytes = 0
+        self._usage: Usage | None = None
+        self._finish: FinishReason | None = None
+
+    async def generate(self) -> tuple[JsonValue, bytes]:
+        """The value and its JSON. Cancelling aborts the generation in the engine."""
+        program, call = self._program, self._call
+        messages = self._messages()
+        try:
+            engine = self._services.engine(call.model, tenant=program.tenant, toolset=program.toolset)
+        except EngineError as error:
+            raise _failure(error) from error
+        clock = self._services.clock
+        trace = program.trace.llm(call, engine.name, self._run.runs, clock.wall())
+        request = self._request(engine, messages, trace)
+        program.start(self._run)
+        error_type: str | None = "cancelled"
+        try:
+            await self._stream(engine, request)
+            value = self._value()
+            error_type = None
+            return value
+        except CallFailure as failure:
+            error_type = failure.type
+            raise
+        except Exception as error:
+            error_type = type(error).__name__
+            raise
+        finally:
+            self._account()
+            trace.end_llm(
+                clock.wall(),
+                usage=self._usage,
+                finish=self._finish,
+                error=error_type,
+                messages=messages,
+                text="".join(self._pieces),
+            )
+
+    def _messages(self) -> tuple[ChatMessage, ...]:
+        try:
+            values = self._program.values
+            messages = tuple(ChatMessage(m.role, render(m.parts, values)) for m in self._call.messages)
+        except PathError as error:
+            raise CallFailure("path_missing", f"the prompt cannot be made: {error}") from error
+        limit = self._services.limits.prompt_bytes
+        size = sum(len(message.content) for message in messages)
+        if size * 4 > limit:  # UTF-8 takes at most 4 bytes a character: most prompts need no closer look
+            size = sum(len(message.content.encode()) for message in messages)
+        if size > limit:
+            raise CallFailure(
+                "prompt_too_large", f"the prompt has {size} bytes, the limit is {limit} (limits.prompt_bytes)"
+            )
+        return messages
+
+    def _request(self, engine: Engine, messages: tuple[ChatMessage, ...], trace: CallTrace) -> GenerateRequest:
+        services, program, run, call = self._services, self._program, self._run, self._call
+        stage = call.stage or ""
+        expected = services.statistics.output_tokens(program.workflow, stage)
+        ready = ReadyCall(program.id, call, run.runs, expected)
+        sampling = call.sampling
+        return GenerateRequest(
+            id=f"{program.id}/{call.id}/{run.runs}",
+            program=program.id,
+            messages=messages,
+            model=call.model or "",
+            call=call.id,
+            stage=stage,
+            attempt=run.runs,
+            sampling=SamplingParams(
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                seed=_seed(program.id, call, run.failures),
+                stop=sampling.stop,
+            ),
+            key=services.priorities.call_ready(ready),
+            grammar=_grammar(call, engine),
+            salt=program.tenant,
+            expected_tokens=min(expected, sampling.max_tokens),
+            traceparent=trace.traceparent,
+        )
+
+    async def _stream(self, engine: Engine, request: GenerateRequest) -> None:
+        call = self._call
+        try:
+            async with asyncio.timeout(call.timeout_s) as timer:
+                chunks = engine.generate(request)
+                async with aclosing(chunks) as stream:  # type: ignore[type-var]  # engines return async generators
+                    async for chunk in stream:
+                        self._take(chunk)
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            message = f"the generation did not end within {call.timeout_s:g} s"
+            raise CallFailure("timeout", message, retryable=True) from error
+        except EngineError as error:
+            raise _failure(error) from error
+        if self._finish is None or self._finish is FinishReason.ABORTED:
+            raise CallFailure("engine_aborted", "the engine gave up the generation", retryable=True)
+
+    def _take(self, chunk: TokenChunk) -> None:
+        if chunk.text:
+            self._pieces.append(chunk.text)
+            self._bytes += len(chunk.text)
+            if self._bytes > self._services.limits.value_bytes:
+                limit = self._services.limits.value_bytes
+                raise CallFailure("output_too_large", f"the output is larger than {limit} bytes (limits.value_bytes)")
+            self._program.tokens(self._run, chunk.text)
+        if chunk.token_ids:
+            self._services.priorities.tokens_made(self._program.id, self._call.id, len(chunk.token_ids))
+        if chunk.finish is not None:
+            self._finish = chunk.finish
+            self._usage = chunk.usage
+
+    def _value(self) -> tuple[JsonValue, bytes]:
+        return accept_text(self._call.type, "".join(self._pieces), cut=self._finish is FinishReason.LENGTH)
+
+    def _account(self) -> None:
+        """Attribute the attempt's seconds: to queue, prefill and decode, as far as the engine told."""
+        program, run, usage = self._program, self._run, self._usage
+        start_s, end_s = run.waiting_since_s, program.now()
+        if usage is None:
+            run.span("decode" if self._pieces else "queue", start_s, end_s)
+        else:
+            run.usage = usage
+            prefill_s = min(end_s, start_s + usage.queue_s)
+            decode_s = min(end_s, prefill_s + usage.prefill_s)
+            run.span("queue", start_s, prefill_s)
+            run.span("prefill", prefill_s, decode_s)
+            run.span("decode", decode_s, end_s)
+        run.waiting_since_s = end_s
+
+
+def _failure(error: EngineError) -> CallFailure:
+    return CallFailure(
+        error.name, str(error) or error.name, retryable=error.retryable, lost=isinstance(error, EngineLost)
+    )
+
+
+def _seed(program: str, call: LLMCall, failures: int) -> int:
+    """The attempt's seed: the call's own for the first one, another for each retry, equal for a run that was lost.
+
+    Without a seed of its own a call draws from one made of its names, so that a program's siblings differ.
+    """
+    seed = call.sampling.seed
+    if seed is not None and not failures:
+        return seed
+    name = f"{program}/{call.id}" if seed is None else str(seed)
+    return int.from_bytes(blake2b(f"{name}/{failures}".encode(), digest_size=8).digest()) >> 1
+
+
+def _grammar(call: LLMCall, engine: Engine) -> Grammar | None:
+    """What the engine shall enforce. JSON output is checked afterwards anyway; other constraints only it can hold."""
+    able = engine.capabilities.grammar
+    if isinstance(call.type, JsonType):
+        return Grammar(GrammarKind.JSON_SCHEMA, orjson.dumps(call.type.json_schema).decode()) if able else None
+    if call.constraint is None:
+        return None
+    if not able:
+        message = f"engine {engine.name!r} cannot hold the output to a {call.constraint.kind}"
+        raise CallFailure("constraint_unsupported", message)
+    if isinstance(call.constraint, RegexConstraint):
+        return Grammar(GrammarKind.REGEX, call.constraint.pattern)
+    return Grammar(GrammarKind.LARK, call.constraint.lark)

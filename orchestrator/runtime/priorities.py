@@ -1,0 +1,76 @@
+"""Tells the policy what happens, and the engines what it answers.
+
+Owns the way of changed keys to the engines. Never has an opinion about the order: that is the policy's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from engine.protocol import EngineError, PriorityKey, PrioritySupport
+from orchestrator.clock import OrchestratorClock
+from orchestrator.engines import EnginePool
+from orchestrator.scheduling import Changes, EndedCall, Policy, ProgramArrival, ReadyCall
+
+log = logging.getLogger(__name__)
+
+
+class Priorities:
+    """The policy with the clock and the engines around it.
+
+    Changed keys are pushed by one task, the newest key of each program only: a policy that changes its mind with
+    every token costs an engine no more than one message at a time. Invariant: the task runs while keys are pending.
+    """
+
+    def __init__(self, policy: Policy, engines: EnginePool, clock: OrchestratorClock) -> None:
+        self._policy = policy
+        self._engines = engines
+        self._clock = clock
+        self._pending: dict[str, PriorityKey] = {}
+        self._pusher: asyncio.Task[None] | None = None
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy."""
+        return self._policy.name
+
+    def program_arrived(self, arrival: ProgramArrival) -> None:
+        self._push(self._policy.program_arrived(arrival, self._clock.now()))
+
+    def call_ready(self, call: ReadyCall) -> PriorityKey:
+        return self._policy.call_ready(call, self._clock.now())
+
+    def tokens_made(self, program: str, call: str, tokens: int) -> None:
+        self._push(self._policy.tokens_made(program, call, tokens, self._clock.now()))
+
+    def call_ended(self, call: EndedCall) -> None:
+        self._push(self._policy.call_ended(call, self._clock.now()))
+
+    def program_ended(self, program: str) -> None:
+        self._pending.pop(program, None)
+        self._push(self._policy.program_ended(program, self._clock.now()))
+
+    def _push(self, changes: Changes) -> None:
+        if not changes:
+            return
+        self._pending.update(changes)
+        if self._pusher is None or self._pusher.done():
+            self._pusher = asyncio.get_running_loop().create_task(self._tell(), name="priorities")
+
+    async def _tell(self) -> None:
+        while self._pending:
+            program = next(iter(self._pending))
+            key = self._pending.pop(program)
+            for model in self._engines.models():
+                engine = self._engines.for_model(model)
+                if engine.capabilities.priority is PrioritySupport.MUTABLE:
+                    try:
+                        await engine.reprioritize(program, key)
+                    except EngineError as error:  # an old key costs time, never correctness
+                        log.warning("engine %s did not take the key of %s: %s", model, program, error)
+
+    async def close(self) -> None:
+        if self._pusher is not None:
+            self._pusher.cancel()
+            await asyncio.gather(self._pusher, return_exceptions=True)

@@ -1,0 +1,365 @@
+"""One program: its graph, the states of its calls, its write-once variables, its events.
+
+A state machine that moves by events and never waits: every method is one synchronous transition. It asks its `Host`
+to start calls and to keep records, so the same transitions serve the live program and its replay from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+from pydantic import JsonValue
+
+from dag.graph import ProgramGraph
+from dag.limits import GraphLimits
+from orchestrator.errors import RuntimeFault
+from orchestrator.journal import Commit, Ended, Failed, Record, RunFacts, Written
+from orchestrator.runtime.calls import CallRun, CallState, Variable
+from orchestrator.runtime.events import EventLog
+from orchestrator.runtime.order import effect_order
+from orchestrator.telemetry import ProgramTrace
+from orchestrator.tools import EffectOrder
+from tenuto.wire import (
+    ErrorValue,
+    EventKind,
+    Graph,
+    GraphExtension,
+    ProgramStatus,
+    ProgramSubmission,
+    ToolSpec,
+)
+
+_TERMINAL = {
+    ProgramStatus.SUCCEEDED: EventKind.PROGRAM_SUCCEEDED,
+    ProgramStatus.FAILED: EventKind.PROGRAM_FAILED,
+    ProgramStatus.CANCELLED: EventKind.PROGRAM_CANCELLED,
+}
+
+
+Growth: TypeAlias = Graph | GraphExtension
+
+
+class Host(Protocol):
+    """What a program needs of the world."""
+
+    def at_s(self, program: Program) -> float:
+        """Now, on the program's axis."""
+        ...
+
+    def launch(self, program: Program, run: CallRun) -> None:
+        """Start a call whose inputs are there and whose turn it is."""
+        ...
+
+    def record(self, record: Record) -> Commit: ...
+
+    def ended(self, program: Program) -> None:
+        """The program has ended: every call is in a final state."""
+        ...
+
+
+class Program:
+    """A program from its acceptance to its end.
+
+    Invariants: a call is in exactly one state and leaves a final one never; a variable is settled once;
+    `unfinished` is the number of calls in no final state; `outcome` is set exactly when the program has ended,
+    and `status` shows it once the end is durable.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        tenant: str,
+        submission: ProgramSubmission,
+        *,
+        accepted_at: float,
+        began_s: float,
+        limits: GraphLimits,
+        token_events: int,
+        trace: ProgramTrace,
+        host: Host,
+        key: str | None = None,
+        body_hash: str | None = None,
+    ) -> None:
+        self.id = id
+        self.tenant = tenant
+        self.workflow = submission.workflow
+        self.objective = submission.objective
+        self.toolset = submission.toolset
+        self.metadata = submission.metadata
+        self.accepted_at = accepted_at
+        self.began_s = began_s
+        self.key = key
+        self.body_hash = body_hash
+        self.trace = trace
+        self.host = host
+        self.graph = ProgramGraph(submission.objective, limits)
+        self.log = EventLog(token_events)
+        self.calls: dict[str, CallRun] = {}
+        self.variables: dict[str, Variable] = {}
+        self.values: dict[str, JsonValue] = {}
+        self.effects = EffectOrder()
+        self.open = submission.open
+        self.result: JsonValue = None
+        self.unfinished = 0
+        self.ended_calls = 0
+        self.bytes = 0
+        self.status = ProgramStatus.RUNNING
+        self.outcome: ProgramStatus | None = None
+        self.error: ErrorValue | None = None
+        self.ended_s = 0.0
+        self.end_commit: Commit | None = None
+        self.holds_end = False  # while the journal is replayed, the end comes from its record
+
+    # -- growth ---------------------------------------------------------------------------------
+
+    def declare(self, growth: Growth, tools: Mapping[str, ToolSpec]) -> tuple[str, ...]:
+        """Add to the graph without starting anything; returns the calls that are ready at once.
+
+        Raises dag's InvalidGraph, with the program as it was.
+        """
+        ready = self.graph.extend(growth.inputs, growth.calls, growth.outputs, tools)
+        now = self.now()
+        for name, given in growth.inputs.items():
+            self.variables[name] = Variable(given.type, settled=True)
+            self.values[name] = given.value
+        for call in growth.calls:
+            self.calls[call.id] = CallRun(call, now)
+            self.variables[call.variable] = Variable(call.type)
+        self.unfinished += len(growth.calls)
+        for name, effect, key in effect_order(growth.calls, tools, self.graph):
+            self.effects.declare(name, effect, key)
+        return ready
+
+    def begin(self, kind: EventKind, growth: Growth, ready: Iterable[str], commit: Commit) -> None:
+        """Tell of a growth that was declared, and is recorded by `commit`; skip what can never run, start the rest.
+
+        The log must have been told to hold for the record.
+        """
+        now = self.now()
+        self.log.add(now, kind)
+        settled = list(growth.inputs)
+        for name, given in growth.inputs.items():
+            self.log.add(now, EventKind.VARIABLE_WRITTEN, variable=name, value=given.value)
+        for call in growth.calls:
+            if (cause := self.graph.cause(call.id)) is not None:
+                self._skip(self.calls[call.id], cause, now)
+                settled.append(call.variable)
+        for name in ready:
+            self._ready(self.calls[name], now)
+        commit.then(_Publication(self, settled))
+
+    def seal(self, result: JsonValue) -> None:
+        """No more calls will come: the program ends with those it has."""
+        self.open = False
+        self.result = result
+        self.log.add(self.now(), EventKind.PROGRAM_SEALED)
+
+    def settle(self) -> None:
+        """End the program if nothing is left to do."""
+        if self.unfinished or self.open or self.outcome is not None or self.holds_end:
+            return
+        error = self.output_error()
+        self.end(ProgramStatus.FAILED if error is not None else ProgramStatus.SUCCEEDED, error)
+
+    # -- the life of a call ---------------------------------------------------------------------
+
+    def _ready(self, run: CallRun, now: float) -> None:
+        run.state = CallState.READY
+        run.waiting_since_s = now
+        # Between the end of what it needs and its declaration, the client was at work.
+        last_s = max((self._ended_at(name) for name in self.graph.predecessors(run.call.id)), default=0.0)
+        if run.declared_s > last_s:
+            run.span("client", last_s, run.declared_s)
+        self.log.add(now, EventKind.CALL_READY, run.call.id)
+        if self.effects.may_start(run.call.id):
+            self.host.launch(self, run)
+
+    def _ended_at(self, call: str) -> float:
+        spans = self.calls[call].spans
+        return spans[-1][2] if spans else 0.0
+
+    def start(self, run: CallRun) -> None:
+        """An engine or a worker has the call now."""
+        now = self.now()
+        run.span("queue", run.waiting_since_s, now)
+        run.state = CallState.RUNNING
+        run.waiting_since_s = now
+        self.log.add(now, EventKind.CALL_STARTED, run.call.id, attempt=run.runs)
+
+    def retry(self, run: CallRun, error: ErrorValue) -> None:
+        """The run failed and another will follow."""
+        now = self.now()
+        run.state = CallState.READY
+        run.waiting_since_s = now
+        self.log.add(now, EventKind.CALL_RETRYING, run.call.id, attempt=run.runs, error=error)
+
+    def tokens(self, run: CallRun, text: str) -> None:
+        """A running generation made a piece of text."""
+        self.log.add_tokens(self.now(), run.call.id, run.call.variable, run.runs, text)
+
+    def write(self, run: CallRun, value: JsonValue, encoded: bytes, facts: RunFacts) -> None:
+        """The call ended: its variable has its value for ever, and whoever waited for it alone becomes ready."""
+        if run.state.final:
+            return
+        now = self.now()
+        call = run.call
+        run.state = CallState.ENDED
+        self.unfinished -= 1
+        self.ended_calls += 1
+        self.bytes += len(encoded)
+        self.variables[call.variable].settled = True
+        self.values[call.variable] = value
+        seq = self.log.hold()
+        commit = self.host.record(Written(self.id, call.id, encoded, seq, now, facts))
+        self.log.add(now, EventKind.CALL_ENDED, call.id, attempt=run.runs)
+        self.log.add(now, EventKind.VARIABLE_WRITTEN, call.id, variable=call.variable, value=value)
+        for name in self.graph.end(call.id):
+            self._ready(self.calls[name], now)
+        self._pass_turn(call.id)
+        commit.then(_Publication(self, (call.variable,)))
+        self.settle()
+
+    def fail(self, run: CallRun, error: ErrorValue, facts: RunFacts) -> None:
+        """The call will never have a value: nor will its descendants. Its siblings go on."""
+        if run.state.final:
+            return
+        now = self.now()
+        call = run.call
+        run.state = CallState.FAILED
+        run.error = error
+        self.unfinished -= 1
+        seq = self.log.hold()
+        commit = self.host.record(Failed(self.id, call.id, error, seq, now, facts))
+        self._fail_variable(call.variable, error)
+        self.log.add(now, EventKind.CALL_FAILED, call.id, attempt=run.runs, error=error)
+        failed = [call.variable]
+        for name in self.graph.fail(call.id):
+            skipped = self.calls[name]
+            self._skip(skipped, call.id, now)
+            failed.append(skipped.call.variable)
+        self._pass_turn(call.id)
+        commit.then(_Publication(self, failed))
+        self.settle()
+
+    def _skip(self, run: CallRun, cause: str, now: float) -> None:
+        """A call that can never run, since `cause` failed."""
+        origin = self.calls[cause].error
+        told = f": {origin.message}" if origin is not None else ""
+        error = ErrorValue(type="skipped", message=f"call {cause!r}, which it needs, failed{told}", call=cause)
+        run.state = CallState.SKIPPED
+        run.error = error
+        self.unfinished -= 1
+        self._fail_variable(run.call.variable, error)
+        self.log.add(now, EventKind.CALL_SKIPPED, run.call.id, error=error)
+        self._pass_turn(run.call.id)
+
+    def _pass_turn(self, call: str) -> None:
+        """The call's effect is over: let those whose turn has come start, if their inputs are there."""
+        for name in self.effects.finish(call):
+            run = self.calls[name]
+            if run.state is CallState.READY:
+                self.host.launch(self, run)
+
+    def _fail_variable(self, name: str, error: ErrorValue) -> None:
+        variable = self.variables[name]
+        variable.settled = True
+        variable.error = error
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """End everything that has not ended; returns the tasks that were running, cancelled."""
+        if self.outcome is not None:
+            return []
+        now = self.now()
+        seq = self.log.hold()
+        error = ErrorValue(type="cancelled", message="the program was cancelled")
+        tasks: list[asyncio.Task[None]] = []
+        cancelled: list[str] = []
+        for run in self.calls.values():
+            if run.state.final:
+                continue
+            run.state = CallState.CANCELLED
+            run.error = error.model_copy(update={"call": run.call.id, "attempts": run.runs})
+            self._fail_variable(run.call.variable, run.error)
+            cancelled.append(run.call.variable)
+            self.log.add(now, EventKind.CALL_CANCELLED, run.call.id, error=run.error)
+            if run.task is not None:
+                run.task.cancel()
+                tasks.append(run.task)
+        self.unfinished = 0
+        self._finish(ProgramStatus.CANCELLED, error, seq, cancelled)
+        return tasks
+
+    def end(self, status: ProgramStatus, error: ErrorValue | None) -> None:
+        """The program has ended with all its calls."""
+        self._finish(status, error, self.log.hold(), ())
+
+    def _finish(self, status: ProgramStatus, error: ErrorValue | None, seq: int, variables: Iterable[str]) -> None:
+        now = self.now()
+        self.outcome = status
+        self.error = error
+        self.open = False
+        self.ended_s = now
+        commit = self.end_commit = self.host.record(Ended(self.id, status, seq, now))
+        self.log.add(now, _TERMINAL[status], error=error)
+        commit.then(_Publication(self, variables, self._show_end))
+        self.host.ended(self)
+
+    def _show_end(self) -> None:
+        if self.outcome is not None:
+            self.status = self.outcome
+
+    def abandon(self, fault: RuntimeFault) -> None:
+        """The server stops here, without an end: readers are told, the journal resumes the program one day."""
+        self.holds_end = True
+        self.log.fail(fault)
+        for variable in self.variables.values():
+            variable.abandon(fault)
+
+    def output_error(self) -> ErrorValue | None:
+        """The error of the first declared output that failed."""
+        return next((e for name in self.graph.outputs if (e := self.variables[name].error) is not None), None)
+
+    # -- questions ------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Seconds since acceptance."""
+        return self.host.at_s(self)
+
+    def seconds(self) -> float:
+        """Since acceptance, or to the end."""
+        return self.ended_s if self.outcome is not None else self.now()
+
+    def check(self) -> None:
+        """Assert the invariants; tests call it after every step."""
+        unfinished = sum(not run.state.final for run in self.calls.values())
+        assert self.unfinished == unfinished == self.graph.unfinished or self.outcome is ProgramStatus.CANCELLED
+        for run in self.calls.values():
+            variable = self.variables[run.call.variable]
+            assert variable.settled == run.state.final, run.call.id
+            assert (run.call.variable in self.values) == (run.state is CallState.ENDED), run.call.id
+            assert (variable.error is not None) == (run.state.final and run.state is not CallState.ENDED)
+        if self.outcome is not None:
+            assert unfinished == 0
+
+
+class _Publication:
+    """What happens when a transition's record is durable: the world may see it."""
+
+    __slots__ = ("_also", "_program", "_variables")
+
+    def __init__(self, program: Program, variables: Iterable[str], also: Callable[[], Any] | None = None) -> None:
+        self._program = program
+        self._variables = variables
+        self._also = also
+
+    def __call__(self) -> None:
+        program = self._program
+        for name in self._variables:
+            program.variables[name].publish()
+        if self._also is not None:
+            self._also()
+        program.log.release()

@@ -1,0 +1,86 @@
+"""Rebuilds a program from its journal records, by the same transitions that made them.
+
+Owns nothing. Launches nothing: what was running is found READY, and the runtime starts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from orchestrator.journal import Accepted, Commit, Ended, Extended, Failed, Intent, Record, Written
+from orchestrator.runtime.calls import CallRun
+from orchestrator.runtime.events import RESUME_STRIDE
+from orchestrator.runtime.program import Host, Program
+from tenuto.wire import EventKind, ProgramStatus, ProgramSubmission
+
+ProgramMaker = Callable[[Accepted, ProgramSubmission, Host], Program]
+
+
+class _PastHost:
+    """The world as it was: time is that of the record, everything is durable, nothing runs."""
+
+    def __init__(self) -> None:
+        self.time_s = 0.0
+        self._commit = Commit.of_nothing()
+
+    def at_s(self, program: Program) -> float:
+        return self.time_s
+
+    def launch(self, program: Program, run: CallRun) -> None:
+        return
+
+    def record(self, record: Record) -> Commit:
+        return self._commit
+
+    def ended(self, program: Program) -> None:
+        return
+
+
+def replay(records: Sequence[Record], make: ProgramMaker) -> Program:
+    """The program as its records leave it; give it a live host before going on.
+
+    Raises ValueError if the records are not those of one program.
+    """
+    past = _PastHost()
+    first, *rest = records
+    if not isinstance(first, Accepted):
+        raise ValueError(f"the journal holds no acceptance of program {first.program!r}")
+    submission = first.parse()
+    program = make(first, submission, past)
+    program.holds_end = True
+    durable = Commit.of_nothing()
+    ready = program.declare(submission.graph, {})
+    program.log.hold()
+    program.begin(EventKind.PROGRAM_ACCEPTED, submission.graph, ready, durable)
+    for record in rest:
+        if isinstance(record, Intent):
+            program.calls[record.call].intended = True
+            continue
+        if isinstance(record, Accepted):
+            raise ValueError(f"the journal holds two acceptances of program {first.program!r}")
+        past.time_s = record.at_s
+        program.log.jump(record.seq)
+        match record:
+            case Extended():
+                extension = record.parse()
+                ready = program.declare(extension, {})
+                program.log.hold()
+                program.begin(EventKind.PROGRAM_EXTENDED, extension, ready, durable)
+                if extension.seal:
+                    program.seal(extension.result)
+            case Written():
+                run = program.calls[record.call]
+                run.restore(record.facts)
+                program.write(run, record.parse(), record.value, record.facts)
+            case Failed():
+                run = program.calls[record.call]
+                run.restore(record.facts)
+                program.fail(run, record.error, record.facts)
+            case Ended(status=ProgramStatus.CANCELLED):
+                program.cancel()
+            case Ended():
+                program.end(record.status, program.output_error())
+    program.holds_end = False
+    if program.outcome is None:
+        program.log.jump(program.log.last + RESUME_STRIDE)
+    return program

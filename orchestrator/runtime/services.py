@@ -1,0 +1,43 @@
+"""What running calls needs, put together once per server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from engine.protocol import Engine
+from orchestrator.clock import OrchestratorClock
+from orchestrator.engines import EnginePool
+from orchestrator.limits import Limits
+from orchestrator.runtime.priorities import Priorities
+from orchestrator.scheduling import StageStatistics
+from orchestrator.tools import WorkerEngine, WorkerPool
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a server that calls run on. Each is replaced by a double in tests, none is optional."""
+
+    clock: OrchestratorClock
+    engines: EnginePool
+    workers: WorkerPool
+    priorities: Priorities
+    statistics: StageStatistics
+    limits: Limits
+    rng: Random
+
+    def engine(self, model: str | None, *, tenant: str, toolset: str | None) -> Engine:
+        """The engine of a call: a model that the program's own workers host, else one of the server's.
+
+        A model that the server lacks is taken to be a hosted one whose worker will come (after a restart it may be
+        late). Raises `NoEngine` if the call names no model and the server has none.
+        """
+        if model is None or (model in self.engines.models() and not self.workers.hosts(tenant, toolset, model)):
+            return self.engines.for_model(model)
+        return WorkerEngine(self.workers, clock=self.clock, tenant=tenant, toolset=toolset or "", model=model)
+
+    def serves(self, model: str | None, *, tenant: str, toolset: str | None) -> bool:
+        """True if a call for `model` could run now."""
+        if model is None:
+            return self.engines.default is not None
+        return model in self.engines.models() or self.workers.hosts(tenant, toolset, model)
