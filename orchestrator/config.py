@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from orchestrator.api.auth import ApiKey
+from orchestrator.journal import Synchronous
 from orchestrator.limits import Limits
 from orchestrator.scheduling import POLICIES
 
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     engine: EngineOptions = EngineOptions()
     start_wait_s: float = Field(default=60.0, gt=0, description="how long a call waits for an engine that starts")
     journal: Path | None = Field(default=None, description="SQLite file; none: programs do not outlive the process")
+    journal_synchronous: Synchronous = Synchronous.NORMAL
     policy: str = "program_fcfs"
     limits: Annotated[Limits, WrapValidator(_known_keys_only)] = Limits()
     api_keys: tuple[ApiKey, ...] = ()
@@ -142,9 +144,6 @@ def _check(settings: Settings) -> None:
     for prefix in prefixes:
         if prefixes.count(prefix) > 1:
             raise ConfigError(f"api_keys: two keys have the prefix {prefix!r}. Make one of them anew with 'tenuto key'")
-    if settings.journal is not None and not settings.journal.absolute().parent.is_dir():
-        parent = settings.journal.absolute().parent
-        raise ConfigError(f"journal = {str(settings.journal)!r}: there is no directory {parent}. Make it first")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,24 +20,31 @@ log = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """Answered without a key: probes have none, and the description of the API is public."""
 
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}\Z")
+
+
+class ClientGone(OSError):
+    """The client closed its side before it had its answer."""
 
 
 class Edge:
     """The outermost layer of the app.
 
-    `hosts`: the names by which a server without keys may be called (None: any). A page of another site can make a
+    `answers_to` says by which host names the server may be called (None: any). A page of another site can make a
     browser send requests to 127.0.0.1 under a name of its own (DNS rebinding); such a name is refused here.
     """
 
     def __init__(
-        self, app: ASGIApp, *, keys: KeyRing, hosts: Container[str] | None, new_request_id: Callable[[], str]
+        self,
+        app: ASGIApp,
+        *,
+        keys: KeyRing,
+        answers_to: Callable[[str], bool] | None,
+        new_request_id: Callable[[], str],
     ) -> None:
         self._app = app
         self._keys = keys
-        self._hosts = hosts
+        self._answers_to = answers_to
         self._new_request_id = new_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,14 +68,16 @@ class Edge:
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
+            try:
+                await send(message)
+            except OSError as fault:
+                raise ClientGone(str(fault)) from fault
 
         refusal = self._admit(scope, request_id, authorization.decode("latin-1"), host.decode("latin-1"))
-        if refusal is not None:
-            await refusal(scope, receive, send_with_id)
-            return
         try:
-            await self._app(scope, receive, send_with_id)
+            await (refusal or self._app)(scope, receive, send_with_id)
+        except ClientGone:
+            log.debug("request %s: the client left", request_id)
         except Exception:
             log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
             if started:
@@ -77,7 +86,7 @@ class Edge:
 
     def _admit(self, scope: Scope, request_id: str, authorization: str, host: str) -> Response | None:
         """Note the request's tenant; the refusal if it has none."""
-        if self._hosts is not None and host and _hostname(host) not in self._hosts:
+        if self._answers_to is not None and host and not self._answers_to(_hostname(host)):
             return problem_response(
                 request_id,
                 name="host_not_allowed",
@@ -102,8 +111,8 @@ class Edge:
 
 
 def _hostname(host: str) -> str:
-    """The name in a Host header's value, without its port."""
-    return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0].lower()
+    """The name in a Host header's value, without its port and brackets."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].lower()
 
 
 def _internal_error(request_id: str) -> Response:

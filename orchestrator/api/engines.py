@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from engine.protocol import Capabilities
 from orchestrator.api.openapi import problems, returns
-from orchestrator.api.services import answer, services
+from orchestrator.api.parts import answer, parts_of
 from orchestrator.api.views import CapabilitiesView, EngineList, EngineView, ModelList, ModelView
 from orchestrator.engines import EngineState
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["engines"])
 @router.get("/models", summary="List models", responses={**returns(ModelList), **problems()})
 async def models(request: Request) -> Response:
     """The models that calls may ask for, the default first."""
-    parts = services(request)
+    parts = parts_of(request)
     default = parts.engines.default
     listed = tuple(
         ModelView(
@@ -34,7 +34,7 @@ async def models(request: Request) -> Response:
 @router.get("/engines", summary="List engines", responses={**returns(EngineList), **problems()})
 async def engines(request: Request) -> Response:
     """Every engine: whether it serves, why not, how often it was restarted, what it can do."""
-    return answer(EngineList(data=tuple(_view(state) for state in services(request).engines.states())))
+    return answer(EngineList(data=tuple(_view(state) for state in parts_of(request).engines.states())))
 
 
 def _view(state: EngineState) -> EngineView:

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request, Response
 
 from orchestrator.api.openapi import problems, returns
+from orchestrator.api.parts import answer, parts_of
 from orchestrator.api.problems import ModelNotServed, NotReady
-from orchestrator.api.services import answer, services
 from orchestrator.api.views import Health, Readiness
 from orchestrator.engines import EngineStatus
 
@@ -20,7 +20,7 @@ async def healthz() -> Response:
 @router.get("/readyz", summary="Can calls be served", responses={**returns(Readiness), **problems(503)})
 async def readyz(request: Request) -> Response:
     """Every configured engine has its model loaded, or none is configured. Otherwise 503, with the reason."""
-    states = services(request).engines.states()
+    states = parts_of(request).engines.states()
     waiting = [state for state in states if state.status is not EngineStatus.READY]
     if waiting:
         detail = "; ".join(f"engine {state.name!r} is {state.status}: {state.reason}" for state in waiting)

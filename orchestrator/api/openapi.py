@@ -64,7 +64,7 @@ _TITLES = {
 _EVERYWHERE = (401, 421, 500)
 
 
-def accepts(model: type[BaseModel], examples: Mapping[str, Described], *, many: bool = False) -> Described:
+def accepts(model: type[BaseModel], examples: Mapping[str, Any], *, many: bool = False) -> Described:
     """The body of a route: one `model`, or an array of them. Each example is one that the route takes."""
     schema = _marker(model, "validation")
     content = {
@@ -108,7 +108,7 @@ def build(app: FastAPI) -> Described:
     return resolved
 
 
-def _marker(model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, str]:
+def _marker(model: type[Any], mode: JsonSchemaMode) -> dict[str, str]:
     return {"$ref": f"tenuto:{mode}:{model.__name__}"}
 
 

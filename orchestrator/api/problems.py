@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from orchestrator.errors import RuntimeFault
 from tenuto.wire import FieldError, Problem
@@ -24,6 +25,8 @@ from tenuto.wire.base import WireModel
 
 MAX_FIELD_ERRORS = 20
 """A document names this many faults; a body may have any number."""
+
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 PROBLEM_TYPE = "urn:tenuto:problem:"
 
@@ -124,17 +127,29 @@ async def _runtime_fault(request: Request, fault: Exception) -> Response:
 async def _http_exception(request: Request, fault: Exception) -> Response:
     assert isinstance(fault, HTTPException)
     route = f"{request.method} {request.url.path}"
+    headers = fault.headers
     if fault.status_code == 404:
         name, title, detail = "no_route", "No such route", f"there is no route {route}; /openapi.json lists them"
     elif fault.status_code == 405:
-        allowed = (fault.headers or {}).get("Allow", "")
+        allowed = ", ".join(_methods(request))
         name, title = "method_not_allowed", "Method not allowed"
         detail = f"{request.url.path} does not take {request.method}, only {allowed}"
+        headers = {"allow": allowed}
     else:
         name, title, detail = "http_error", "The request was refused", str(fault.detail)
     return problem_response(
-        request_id(request), name=name, status=fault.status_code, title=title, detail=detail, headers=fault.headers
+        request_id(request), name=name, status=fault.status_code, title=title, detail=detail, headers=headers
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """Methods that the request's path takes, over all routes: the router names those of the first match only."""
+    return [method for method in _METHODS if _takes(request, method)]
+
+
+def _takes(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 async def _invalid_parameters(request: Request, fault: Exception) -> Response:
@@ -179,7 +194,7 @@ def _child(node: JsonValue, step: int | str) -> JsonValue:
 
 _FIXES = {
     "missing": "add the field",
-    "union_tag_not_found": "add a field 'kind' with one of {expected_tags}",
+    "union_tag_not_found": "add the field {discriminator}",
     "union_tag_invalid": "give one of {expected_tags}",
     "literal_error": "give {expected}",
     "enum": "give {expected}",

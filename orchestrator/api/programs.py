@@ -1,15 +1,16 @@
 """Routes of programs: submit, grow, read, wait, follow, cancel. Says in HTTP what the runtime says in Python."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import AsyncGenerator
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from orchestrator.api import bodies, examples
 from orchestrator.api.openapi import accepts, problems, returns, streams
+from orchestrator.api.parts import answer, parts_of, tenant
 from orchestrator.api.problems import InvalidRequest
-from orchestrator.api.services import answer, services, tenant
 from orchestrator.api.sse import EventStream, frame, unless_left
 from tenuto.wire import (
     Event,
@@ -34,7 +35,6 @@ AfterSeq = Annotated[int, Query(ge=0, lt=2**63, description="the last event that
 _SUBMISSION = TypeAdapter(ProgramSubmission)
 _EXTENSION = TypeAdapter(GraphExtension)
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 
 @router.post(
@@ -56,14 +56,13 @@ async def submit(
     traceparent: Annotated[str | None, Header(description="W3C trace context that the program continues")] = None,
 ) -> Response:
     """Accept a graph of calls and start it. Answers when the program is in the journal, not when it has ended."""
-    parts = services(request)
+    parts = parts_of(request)
     submission = bodies.parse(_SUBMISSION, await bodies.read(request, parts.limits.submission_bytes))
     summary, created = await parts.runtime.submit(
         submission,
         tenant=tenant(request),
         idempotency_key=_checked_key(idempotency_key),
-        # A malformed trace context is ignored, as W3C Trace Context §3.2.2 asks.
-        traceparent=traceparent if traceparent and _TRACEPARENT.match(traceparent) else None,
+        traceparent=traceparent,
     )
     return answer(summary, 201 if created else 200, {"location": f"/v1/programs/{summary.id}"})
 
@@ -76,7 +75,7 @@ async def submit(
 )
 async def extend(request: Request, program: ProgramId) -> Response:
     """Add inputs, calls and outputs, or seal the program so that it ends with its calls."""
-    parts = services(request)
+    parts = parts_of(request)
     extension = bodies.parse(_EXTENSION, await bodies.read(request, parts.limits.submission_bytes))
     return answer(await parts.runtime.extend(program, extension, tenant=tenant(request)))
 
@@ -91,7 +90,7 @@ async def list_programs(
     workflow: Annotated[str | None, Query(max_length=200, description="only programs of this workflow")] = None,
 ) -> Response:
     """A page of the tenant's programs."""
-    parts = services(request)
+    parts = parts_of(request)
     page = parts.runtime.list(
         tenant=tenant(request),
         limit=min(limit, parts.limits.page),
@@ -106,7 +105,9 @@ async def list_programs(
 @router.get("/{program}", summary="Read a program", responses={**returns(ProgramView), **problems(404, 422)})
 async def read(request: Request, program: ProgramId) -> Response:
     """The program with its calls and outputs as they are now."""
-    return answer(services(request).runtime.view(program, tenant=tenant(request)))
+    runtime, owner = parts_of(request).runtime, tenant(request)
+    await runtime.recall(program, tenant=owner)
+    return answer(runtime.view(program, tenant=owner))
 
 
 @router.get(
@@ -114,7 +115,9 @@ async def read(request: Request, program: ProgramId) -> Response:
 )
 async def timeline(request: Request, program: ProgramId) -> Response:
     """Every call's seconds by cause, and the critical path."""
-    return answer(services(request).runtime.timeline(program, tenant=tenant(request)))
+    runtime, owner = parts_of(request).runtime, tenant(request)
+    await runtime.recall(program, tenant=owner)
+    return answer(runtime.timeline(program, tenant=owner))
 
 
 @router.get(
@@ -131,7 +134,7 @@ async def variable(
     ] = 0,
 ) -> Response:
     """The variable; with `wait`, as soon as it is written or has failed, and after that many seconds in any case."""
-    parts = services(request)
+    parts = parts_of(request)
     runtime, owner = parts.runtime, tenant(request)
     view = await runtime.variable(program, name, tenant=owner, wait_s=0)
     if wait > 0 and view.status is VariableStatus.EMPTY:
@@ -160,9 +163,11 @@ async def events(
     ] = None,
 ) -> Response:
     """The program's events as server-sent events: those after the given one, then each as it happens, to the end."""
-    parts = services(request)
+    parts = parts_of(request)
     after_seq = after if last_event_id is None else _seq(last_event_id)
-    source = parts.runtime.events(program, tenant=tenant(request), after_seq=after_seq)
+    runtime, owner = parts.runtime, tenant(request)
+    await runtime.recall(program, tenant=owner)  # a program that is not there must be told before the stream begins
+    source = cast("AsyncGenerator[Event]", runtime.events(program, tenant=owner, after_seq=after_seq))
     return EventStream(source, _encode, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
 
 
@@ -171,7 +176,7 @@ async def events(
 )
 async def cancel(request: Request, program: ProgramId) -> Response:
     """Stop the program's running calls and start no more. A program that has ended stays as it is."""
-    return answer(await services(request).runtime.cancel(program, tenant=tenant(request)))
+    return answer(await parts_of(request).runtime.cancel(program, tenant=tenant(request)))
 
 
 def _encode(event: Event) -> bytes:

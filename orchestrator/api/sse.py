@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
 
 MAX_BUFFERED_BYTES = 1 << 20
 """A reader slower than its source is waited for when this much is unsent."""
@@ -62,10 +63,10 @@ class OpenStreams:
             end()
 
 
-class Source(Protocol[Item]):
+class Source(Protocol[Item_co]):
     """Where a stream's items come from. `aclose` frees what it holds, begun or not."""
 
-    def __aiter__(self) -> AsyncIterator[Item]: ...
+    def __aiter__(self) -> AsyncIterator[Item_co]: ...
 
     async def aclose(self) -> None: ...
 

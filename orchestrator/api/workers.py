@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.api import bodies, examples
 from orchestrator.api.openapi import accepts, problems, returns, streams
-from orchestrator.api.services import answer, services, tenant
+from orchestrator.api.parts import answer, parts_of, tenant
 from orchestrator.api.sse import EventStream, frame
 from orchestrator.api.views import ToolList, ToolView
 from tenuto.wire import TaskMessage, TaskResult, WorkerInfo, WorkerRegistration
@@ -32,7 +32,7 @@ _RESULTS = TypeAdapter(list[TaskResult])
 )
 async def register(request: Request) -> Response:
     """Announce the tools (and, for tests, models) of a worker. It gets work once its task stream is open."""
-    parts = services(request)
+    parts = parts_of(request)
     registration = bodies.parse(_REGISTRATION, await bodies.read(request, parts.limits.submission_bytes))
     info = parts.workers.register(registration, tenant(request))
     return answer(info, 201, {"location": f"/v1/workers/{info.id}"})
@@ -45,7 +45,7 @@ async def register(request: Request) -> Response:
 )
 async def tasks(request: Request, worker: WorkerId) -> Response:
     """The worker's tasks as server-sent events. The worker is gone when the stream is closed."""
-    parts = services(request)
+    parts = parts_of(request)
     source = parts.workers.tasks(worker, tenant=tenant(request))
     return EventStream(source, _encode, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
 
@@ -59,7 +59,7 @@ async def tasks(request: Request, worker: WorkerId) -> Response:
 )
 async def results(request: Request, worker: WorkerId) -> Response:
     """How tasks ended, any number at once. A result of a task that nobody waits for any more is dropped."""
-    parts = services(request)
+    parts = parts_of(request)
     found = bodies.parse(_RESULTS, await bodies.read(request, parts.limits.submission_bytes))
     parts.workers.results(worker, found, tenant=tenant(request))
     return Response(status_code=204)
@@ -73,14 +73,14 @@ async def results(request: Request, worker: WorkerId) -> Response:
 )
 async def remove(request: Request, worker: WorkerId) -> Response:
     """End the worker's stream; its tasks go to other workers where their effects allow."""
-    services(request).workers.remove(worker, tenant=tenant(request))
+    parts_of(request).workers.remove(worker, tenant=tenant(request))
     return Response(status_code=204)
 
 
 @router.get("/tools", summary="List tools", responses={**returns(ToolList), **problems()})
 async def tools(request: Request) -> Response:
     """The tools that connected workers of the tenant offer."""
-    listed = services(request).workers.tools(tenant(request))
+    listed = parts_of(request).workers.tools(tenant(request))
     return answer(ToolList(data=tuple(ToolView(toolset=t.toolset, workers=t.workers, tool=t.spec) for t in listed)))
 
 

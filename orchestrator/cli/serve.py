@@ -62,7 +62,7 @@ async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: 
     from orchestrator.app import create_app
     from orchestrator.cli.server import Server
 
-    app = create_app(settings)
+    app = create_app(settings, listens=True)
     server = Server(
         uvicorn.Config(
             app,
@@ -77,7 +77,7 @@ async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: 
             timeout_graceful_shutdown=5,
         ),
         on_listening=lambda: _announce(listener),
-        on_stopping=lambda: app.state.services.streams.stop(),
+        on_stopping=lambda: app.state.parts.streams.stop(),
     )
     if exit_with_parent and _stdin_is_pipe():
         _on_end_of_stdin(server.stop)
@@ -90,7 +90,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """A listening socket. Ends the command, saying why, if there can be none."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)  # type: ignore[arg-type]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as fault:
         fail(f"cannot listen on {host} port {port}: {fault.strerror or fault}. Choose another with --host and --port")
 

@@ -21,10 +21,11 @@ class EnginePool:
     """
 
     def __init__(self, engines: Iterable[Engine] = (), *, default: str | None = None) -> None:
-        self._engines = {engine.name: engine for engine in engines}
+        self._engines = {_model_name(engine): engine for engine in engines}
         self._default = next(iter(self._engines), None)
         if default is not None:
-            self._default = self.for_model(default).name
+            self.for_model(default)
+            self._default = default
 
     @property
     def default(self) -> str | None:
@@ -65,6 +66,11 @@ class EnginePool:
 
     def _names(self) -> str:
         return ", ".join(repr(name) for name in self.models()) or "none"
+
+
+def _model_name(engine: Engine) -> str:
+    # A supervised engine has its model's name, known before the model is loaded.
+    return engine.name if isinstance(engine, SupervisedEngine) else engine.model.name
 
 
 def _state(engine: Engine) -> EngineState:

@@ -17,7 +17,7 @@ from tenuto.wire.base import WireModel
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class Parts:
     """The parts of one server. `started_at`: seconds since the Unix epoch."""
 
     runtime: Runtime
@@ -28,10 +28,10 @@ class Services:
     streams: OpenStreams = field(default_factory=OpenStreams)
 
 
-def services(request: Request) -> Services:
+def parts_of(request: Request) -> Parts:
     """The parts of the server that answers this request."""
-    found = request.app.state.services
-    assert isinstance(found, Services)
+    found = request.app.state.parts
+    assert isinstance(found, Parts)
     return found
 
 

@@ -1,0 +1,139 @@
+"""The server as an ASGI app: its parts are made, started and closed here, and nowhere else.
+
+Never listens on a socket: that is the command line's work, and tests need none.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random, SystemRandom
+from typing import Any
+
+from fastapi import FastAPI
+
+from engine.protocol import Engine
+from orchestrator.api import engines as engine_routes
+from orchestrator.api import health, openapi, problems, programs, workers
+from orchestrator.api.auth import KeyRing
+from orchestrator.api.edge import Edge
+from orchestrator.api.parts import Parts
+from orchestrator.clock import LoopClock, OrchestratorClock
+from orchestrator.config import Settings, is_loopback
+from orchestrator.engines import EnginePool
+from orchestrator.engines.local import local_engines
+from orchestrator.journal import Journal, NullJournal, SqliteJournal
+from orchestrator.runtime import Runtime
+from orchestrator.scheduling import make_policy
+from orchestrator.telemetry import from_environment
+from orchestrator.tools import WorkerPool
+
+DESCRIPTION = """Tenuto serves programs, not requests: a program is one run of a workflow, LLM calls and function calls
+joined by semantic variables.
+
+Errors are RFC 9457 problem documents. Their `errors` locate each fault by a JSON pointer (RFC 6901) into the body, or
+`/query/…`, `/path/…` and `/header/…` for parameters, and say what to do about it."""
+
+
+def assemble(
+    settings: Settings,
+    *,
+    clock: OrchestratorClock | None = None,
+    engines: Iterable[Engine] | None = None,
+    rng: Random | None = None,
+) -> Parts:
+    """The parts of a server, not yet started; needs a running loop. What is not given is the real one.
+
+    Raises `ConfigError` if the settings name a model or engine options that cannot be.
+    """
+    clock = clock or LoopClock()
+    rng = rng or SystemRandom()
+    limits = settings.limits
+    pool = EnginePool(local_engines(settings, clock=clock) if engines is None else engines)
+    workers = WorkerPool(limits=limits, rng=rng)
+    runtime = Runtime(
+        clock=clock,
+        engines=pool,
+        workers=workers,
+        journal=_journal(settings, clock),
+        policy=make_policy(settings.policy),
+        limits=limits,
+        rng=rng,
+        telemetry=from_environment(rng),
+    )
+    return Parts(runtime=runtime, engines=pool, workers=workers, limits=limits, started_at=clock.wall())
+
+
+Assemble = Callable[[Settings], Parts]
+
+
+class Api(FastAPI):
+    """FastAPI, with a description of the API that knows the wire types."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.build(self)
+        return self.openapi_schema
+
+
+def create_app(settings: Settings, *, assemble: Assemble = assemble, listens: bool = False) -> Api:
+    """The app of one server. Its parts live from the lifespan's start to its end (`app.state.parts`).
+
+    `assemble` makes them, so that tests can give other engines and clocks. `listens`: the app is reached through a
+    socket, so a server without keys answers to loopback names only.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(assemble(settings)) as parts:
+            app.state.parts = parts
+            yield
+
+    app = Api(
+        title="Tenuto",
+        version=importlib.metadata.version("tenuto"),
+        description=DESCRIPTION,
+        docs_url=None,  # their pages load scripts from other sites
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    for router in (programs.router, workers.router, engine_routes.router, health.router):
+        app.include_router(router)
+    problems.install(app)
+    server, numbers = SystemRandom().getrandbits(32), itertools.count(1)
+    app.add_middleware(
+        Edge,
+        keys=KeyRing(settings.api_keys),
+        answers_to=is_loopback if listens and not settings.api_keys else None,
+        new_request_id=lambda: f"req_{server:08x}{next(numbers):06x}",
+    )
+    return app
+
+
+@asynccontextmanager
+async def running(parts: Parts) -> AsyncIterator[Parts]:
+    """Start the parts and close them again, in the order that lets running calls end well.
+
+    Engines load in the background: the server answers at once, and calls wait for them.
+    """
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(parts.engines.close)
+        parts.engines.start()
+        stack.push_async_callback(parts.runtime.close)
+        await parts.runtime.start()
+        stack.callback(parts.streams.stop)
+        yield parts
+
+
+def _journal(settings: Settings, clock: OrchestratorClock) -> Journal:
+    if settings.journal is None:
+        return NullJournal()
+    return SqliteJournal(
+        settings.journal,
+        clock=clock,
+        synchronous=settings.journal_synchronous,
+        keep_ended=settings.limits.journal_programs,
+    )

@@ -1,0 +1,68 @@
+"""The engine that a server starts itself: which model directory it serves, and how its process is started.
+
+Never loads weights: that is the engine process's work, and torch is never imported here.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+from engine.client import EngineProcess
+from engine.clock import Clock
+from engine.config import EngineConfig
+from orchestrator.config import BUNDLED_MODEL, NO_MODEL, ConfigError, Settings
+from orchestrator.engines.supervisor import SupervisedEngine
+
+BUNDLED_NAME = "geo-sql"
+
+
+class LocalProcess(EngineProcess):
+    """The engine process, as its supervisor sees it."""
+
+    @property
+    def alive(self) -> bool:
+        return self._lost is None
+
+    async def lost(self) -> str:
+        return f"the engine process ended with status {await self.ended()}"
+
+
+def model_directory(model: str) -> Path | None:
+    """The directory that `--model` means; None for "none". Raises ConfigError if there is no such directory."""
+    if model == NO_MODEL:
+        return None
+    if model == BUNDLED_MODEL:
+        bundled = Path(str(importlib.resources.files("orchestrator"))) / "bundled" / BUNDLED_NAME
+        if not (bundled / "config.json").is_file():
+            raise ConfigError(f"model = 'bundled': this installation has no bundled model in {bundled}. Reinstall it")
+        return bundled
+    directory = Path(model).expanduser()
+    if not directory.is_dir():
+        raise ConfigError(
+            f"model = {model!r}: there is no such directory. Give a model directory, '{BUNDLED_MODEL}' or '{NO_MODEL}'"
+        )
+    return directory.absolute()
+
+
+def engine_config(settings: Settings, directory: Path) -> EngineConfig:
+    """What the engine process is told. Raises ConfigError for options that do not go together."""
+    options = settings.engine.model_dump(exclude_none=True)
+    try:
+        return EngineConfig(model=str(directory), name=directory.name, **options)
+    except ValueError as fault:
+        raise ConfigError(f"engine: {fault}. Correct it under [engine]") from None
+
+
+def local_engines(settings: Settings, *, clock: Clock) -> tuple[SupervisedEngine, ...]:
+    """The supervised engine of the configured model; none if the model is "none". Raises ConfigError."""
+    directory = model_directory(settings.model)
+    if directory is None:
+        return ()
+    config = engine_config(settings, directory)
+
+    async def start() -> LocalProcess:
+        return await LocalProcess.start(config)
+
+    engine = SupervisedEngine(config.name, start, clock=clock, start_wait_s=settings.start_wait_s)
+    return (engine,)
