@@ -1,0 +1,350 @@
+"""`@llm` and `@tool`: Python functions that, called in a workflow, declare a call and return its `Var` at once.
+
+Owns what a call looks like on the wire. Never runs a tool (the worker does) and never sends anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import cached_property, update_wrapper
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from weakref import WeakSet
+
+from pydantic import ValidationError
+
+from tenuto.context import Program, require_program
+from tenuto.errors import DefinitionError, InvalidArgument
+from tenuto.options import LLM_OPTIONS, SAMPLING, TOOL_OPTIONS, LLMOptions, ToolOptions, checked
+from tenuto.prompt import Prompt
+from tenuto.signature import Signature
+from tenuto.typed import Typed, caller_locals
+from tenuto.var import Var, check_owner, expression, handles, holds_vars, variable_of
+from tenuto.wire import (
+    Constraint,
+    EffectClass,
+    FunctionCall,
+    GrammarConstraint,
+    LLMCall,
+    Reference,
+    RegexConstraint,
+    Retry,
+    Sampling,
+    TextType,
+    ToolSpec,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,199}\Z")
+_ANY = Typed(Any, "argument")
+
+
+def checked_name(name: str | None, function: Callable[..., Any], decorator: str) -> str:
+    """The name of a decorated function on the server. Raises `DefinitionError`."""
+    found = name if name is not None else function.__name__
+    if not _NAME.match(found):
+        raise DefinitionError(
+            f"@{decorator}: {found!r} is no name for the server (a letter or _, then letters, digits, _ . -): "
+            f"give one with @{decorator}(name=...)"
+        )
+    return found
+
+
+class LLM(Generic[P, R]):
+    """A prompt as a function: `llm_function(args) -> Var[R]` inside a workflow. The body never runs."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        signature: Signature,
+        prompt: Prompt,
+        constraint: Constraint | None,
+        options: dict[str, Any],
+    ) -> None:
+        update_wrapper(self, function, updated=())
+        self.name = name
+        self._function = function
+        self._signature = signature
+        self._prompt = prompt
+        self._constraint = constraint
+        self._options = options
+        self._type = signature.result.value_type("validation")
+        self._sampling = Sampling(**{key: options[key] for key in SAMPLING if key in options})
+
+    def __repr__(self) -> str:
+        return f"<@llm {self.name}{self._signature.signature}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Var[R]:
+        program = require_program(self.name, "call it in a @workflow function, and run that")
+        arguments = self._signature.bind(args, kwargs, defaults=True)
+        model = program.model_name(self.name, self._options.get("model"))
+        check_owner(program, list(arguments.values()), self.name)
+        messages = self._prompt.messages(program.builder, self._signature.parameters, arguments)
+        call = LLMCall(
+            id=program.builder.call_id(self.name),
+            type=self._type,
+            messages=messages,
+            model=model,
+            sampling=self._sampling,
+            constraint=self._constraint,
+            category=self._options.get("category"),
+            **_common(self.name, self._options, program),
+        )
+        program.builder.add(call)
+        return Var(program, Reference(variable=call.id), self._signature.result)
+
+    def options(self, **options: Unpack[LLMOptions]) -> LLM[P, R]:
+        """A copy with these options changed. Raises `InvalidArgument` for an unknown or ill-typed one."""
+        merged = self._options | checked(options, LLM_OPTIONS, f"{self.name}.options")
+        return type(self)(self.name, self._function, self._signature, self._prompt, self._constraint, merged)
+
+
+class Tool(Generic[P, R, F]):
+    """A function that the server starts when its arguments exist: `tool(args) -> Var[R]` inside a workflow.
+
+    `raw` is the bare Python function, to be called and tested as such; `base` is the tool as it was decorated.
+    """
+
+    def __init__(
+        self, name: str, raw: F, signature: Signature, concurrency: int | None, options: dict[str, Any]
+    ) -> None:
+        update_wrapper(self, raw, updated=())
+        self.name = name
+        self.base = self
+        self.raw: F = raw
+        self.signature = signature
+        self.concurrency = concurrency
+        self._options = options
+        self._type = signature.result.value_type("serialization")
+        self._effect = EffectClass(options.get("effects", EffectClass.EXCLUSIVE))
+        if "effect_key" in options and self._effect is not EffectClass.WRITE:
+            raise InvalidArgument(f"{name}: effect_key says what a write changes: give effects='write' with it")
+
+    def __repr__(self) -> str:
+        return f"<@tool {self.name}{self.signature.signature}>"
+
+    @property
+    def place(self) -> str:
+        """Where the function is defined, for messages."""
+        return f"{self.raw.__module__}.{self.raw.__qualname__}"
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.raw)
+
+    @cached_property
+    def spec(self) -> ToolSpec:
+        """What the worker tells the server about this tool."""
+        return ToolSpec(
+            name=self.name,
+            description=inspect.getdoc(self.raw) or "",
+            parameters=self.signature.arguments_schema,
+            returns=self.signature.result.schema("serialization"),
+            effect=self._effect,
+            timeout_s=self._options.get("timeout"),
+            retry=self._options.get("retries", Retry()),
+            expected_s=self._options.get("expected_s"),
+            concurrency=self.concurrency,
+        )
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Var[R]:
+        program = require_program(self.name, f"call it in a @workflow function; the bare function is `{self.name}.raw`")
+        arguments = self.signature.bind(args, kwargs, defaults=False)
+        check_owner(program, list(arguments.values()), self.name)
+        call = FunctionCall(
+            id=program.builder.call_id(self.name),
+            type=self._type,
+            tool=self.name,
+            arguments={name: self._expression(name, value) for name, value in arguments.items()},
+            effect=self._effect,
+            effect_key=self._effect_key(arguments),
+            idempotent=self._options.get("idempotent", False),
+            **_common(self.name, self._options, program),
+        )
+        program.builder.add(call, cast("Tool[..., Any, Any]", self.base))
+        return Var(program, Reference(variable=call.id), self.signature.result)
+
+    def options(self, **options: Unpack[ToolOptions]) -> Tool[P, R, F]:
+        """A copy with these options changed. Raises `InvalidArgument` for an unknown or ill-typed one."""
+        merged = self._options | checked(options, TOOL_OPTIONS, f"{self.name}.options")
+        copy: Tool[P, R, F] = type(self)(self.name, self.raw, self.signature, self.concurrency, merged)
+        copy.base = self.base
+        return copy
+
+    def _expression(self, name: str, value: Any) -> Any:
+        typed = self.signature.parameters[name]
+        if not holds_vars(value):
+            return expression(value, typed.dump)
+        try:
+            return expression(value, _ANY.to_json)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"{typed.where}: {error}") from error
+
+    def _effect_key(self, arguments: Mapping[str, Any]) -> str | None:
+        key = self._options.get("effect_key")
+        if key is None or isinstance(key, str):
+            return key
+        bound = self.signature.signature.bind(**arguments)
+        bound.apply_defaults()
+        found = key(*bound.args, **bound.kwargs)
+        if not isinstance(found, str):
+            raise InvalidArgument(
+                f"{self.name}: effect_key gave {found!r}, not text; a Var's value is known after `await`"
+            )
+        return found
+
+
+def _common(stage: str, options: Mapping[str, Any], program: Program) -> dict[str, Any]:
+    """Fields that both kinds of call have."""
+    after = options.get("after", ())
+    check_owner(program, after, f"{stage}: option after")
+    calls = dict.fromkeys(variable_of(handle) for handle in handles(after))
+    return {
+        "stage": stage,
+        "after": tuple(calls),
+        "group": options.get("group"),
+        "timeout_s": options.get("timeout"),
+        "retry": options.get("retries", Retry()),
+        "objective": options.get("objective"),
+        "expected_s": options.get("expected_s"),
+    }
+
+
+class _LLMDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> LLM[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> LLM[P, R]: ...
+
+
+@overload
+def llm(function: Callable[P, Coroutine[Any, Any, R]], /) -> LLM[P, R]: ...
+@overload
+def llm(function: Callable[P, R], /) -> LLM[P, R]: ...
+@overload
+def llm(
+    *,
+    prompt: str | None = None,
+    system: str | None = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+    name: str | None = None,
+    **options: Unpack[LLMOptions],
+) -> _LLMDecorator: ...
+def llm(function: Callable[..., Any] | None = None, /, **given: Any) -> Any:
+    """Turn a typed function into an LLM call. The docstring (or `prompt=`) is the template of the user message.
+
+    Every parameter fills the placeholder `{{name}}`, in the prompt or in `system`; a placeholder without a parameter,
+    or a parameter without a placeholder, is a `DefinitionError` here. The return annotation is enforced while
+    decoding: `str` is text (which `regex=` or a Lark `grammar=` may constrain), all else is JSON of its schema.
+    """
+    if function is None:
+        return lambda function: _llm(function, given, caller_locals(1))
+    return _llm(function, given, caller_locals(1))
+
+
+def _llm(function: Callable[..., Any], given: dict[str, Any], locals_: Mapping[str, Any]) -> LLM[..., Any]:
+    if not inspect.isfunction(function):
+        raise DefinitionError(f"@llm decorates a function, not {function!r}")
+    given = dict(given)
+    name = checked_name(given.pop("name", None), function, "llm")
+    template, system = given.pop("prompt", None), given.pop("system", None)
+    regex, grammar = given.pop("regex", None), given.pop("grammar", None)
+    _require_no_body(function, name)
+    signature = Signature(function, name, locals_)
+    if not signature.declares_result:
+        raise DefinitionError(f"{name}: annotate the return type: it says what the model shall write, such as `-> str`")
+    template = template if template is not None else inspect.getdoc(function)
+    if not template:
+        raise DefinitionError(f"{name}: give the prompt as docstring or as @llm(prompt=...)")
+    prompt = Prompt(template, system, tuple(signature.parameters), name)
+    constraint = _constraint(regex, grammar, signature, name)
+    return LLM(name, function, signature, prompt, constraint, checked(given, LLM_OPTIONS, f"@llm {name}"))
+
+
+def _constraint(regex: str | None, grammar: str | None, signature: Signature, name: str) -> Constraint | None:
+    if regex is None and grammar is None:
+        return None
+    if regex is not None and grammar is not None:
+        raise DefinitionError(f"{name}: give either regex or grammar")
+    if not isinstance(signature.result.value_type("validation"), TextType):
+        raise DefinitionError(f"{name}: regex and grammar constrain text: annotate `-> str`, or leave them out")
+    try:
+        return RegexConstraint(pattern=regex) if regex is not None else GrammarConstraint(lark=grammar or "")
+    except ValidationError as error:
+        raise DefinitionError(f"{name}: {error.errors()[0]['msg']}") from error
+
+
+def _require_no_body(function: Callable[..., Any], name: str) -> None:
+    """Refuse a body that does something: it would be silently ignored. `...`, `raise NotImplementedError` may stand."""
+    code = function.__code__
+    parameters = code.co_argcount + code.co_kwonlyargcount
+    does_something = set(code.co_names) - {"NotImplementedError"} or code.co_nlocals > parameters or code.co_freevars
+    if does_something or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(
+            f"{name}: the body of an @llm function never runs: leave only the docstring (or `...`), and put code "
+            "into a @tool, or into a plain function that the workflow calls"
+        )
+
+
+class _ToolDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Tool[P, R, Callable[P, Coroutine[Any, Any, R]]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Tool[P, R, Callable[P, R]]: ...
+
+
+@overload
+def tool(function: Callable[P, Coroutine[Any, Any, R]], /) -> Tool[P, R, Callable[P, Coroutine[Any, Any, R]]]: ...
+@overload
+def tool(function: Callable[P, R], /) -> Tool[P, R, Callable[P, R]]: ...
+@overload
+def tool(
+    *, name: str | None = None, concurrency: int | None = None, **options: Unpack[ToolOptions]
+) -> _ToolDecorator: ...
+def tool(function: Callable[..., Any] | None = None, /, **given: Any) -> Any:
+    """Turn a typed function, sync or async, into a function call that this process runs for the server.
+
+    `effects`: "read" may run beside anything and be retried; "write" is ordered against what has the same
+    `effect_key`; "exclusive" (the default, the safe one) runs alone in its program. `concurrency`: calls at once.
+    """
+    if function is None:
+        return lambda function: _tool(function, given, caller_locals(1))
+    return _tool(function, given, caller_locals(1))
+
+
+_module_tools: WeakSet[Tool[..., Any, Any]] = WeakSet()
+
+
+def module_tools() -> Iterator[Tool[..., Any, Any]]:
+    """Every tool that was defined at the top of a module: what this process offers by itself."""
+    return iter(sorted(_module_tools, key=lambda tool: tool.place))
+
+
+def _tool(function: Callable[..., Any], given: dict[str, Any], locals_: Mapping[str, Any]) -> Tool[..., Any, Any]:
+    if not inspect.isfunction(function):
+        raise DefinitionError(f"@tool decorates a function, not {function!r}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(f"@tool {function.__name__}: a tool returns one value; return a list instead of yielding")
+    given = dict(given)
+    name = checked_name(given.pop("name", None), function, "tool")
+    concurrency = given.pop("concurrency", None)
+    if concurrency is not None and (
+        isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
+    ):
+        raise DefinitionError(f"{name}: concurrency={concurrency!r}: give a whole number from 1 on")
+    signature = Signature(function, name, locals_)
+    made: Tool[..., Any, Any] = Tool(
+        name, function, signature, concurrency, checked(given, TOOL_OPTIONS, f"@tool {name}")
+    )
+    _ = made.spec  # a type without a schema is told now, not at the first program
+    if "<locals>" not in function.__qualname__:
+        _module_tools.add(made)
+    return made

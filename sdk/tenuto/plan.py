@@ -1,0 +1,86 @@
+"""A workflow's graph without a model call: what is declared until the first `await` of a `Var`.
+
+Owns dry runs. Never talks to a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from tenuto.builder import Builder
+from tenuto.context import Program, current_program
+from tenuto.var import handles, variable_of
+from tenuto.wire import Graph
+
+T = TypeVar("T")
+
+
+class Plan:
+    """The program of a dry run: calls are declared, and no value ever arrives."""
+
+    def __init__(self) -> None:
+        self.builder = Builder()
+        self.thread = threading.get_ident()
+        self.blocked = asyncio.Event()
+
+    async def values(self, variables: Sequence[str]) -> list[Any]:
+        self.blocked.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("unreachable: nothing completes this future")
+
+    def model_name(self, stage: str, asked: str | None) -> str | None:
+        return asked
+
+
+async def invoke(program: Program, function: Callable[[], Any]) -> Any:
+    """Run a workflow's function, sync or async, so that its calls are declared in `program`."""
+    before = current_program.get()
+    current_program.set(program)
+    try:
+        value = function()
+        return await value if asyncio.iscoroutine(value) else value
+    finally:
+        current_program.set(before)
+
+
+def outputs_of(tree: Any) -> tuple[str, ...]:
+    """Names of the variables in a workflow's return value, once each, in order."""
+    return tuple(dict.fromkeys(variable_of(handle) for handle in handles(tree)))
+
+
+async def plan(function: Callable[[], Any]) -> Graph:
+    """The graph, with its outputs if the function ended. Exceptions of the function propagate."""
+    program = Plan()
+    work = asyncio.create_task(invoke(program, function))
+    blocked = asyncio.create_task(program.blocked.wait())
+    try:
+        await asyncio.wait({work, blocked}, return_when=asyncio.FIRST_COMPLETED)
+        return program.builder.graph(outputs_of(work.result()) if work.done() else ())
+    finally:
+        await _cancelled((work, blocked))
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def in_own_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in a fresh event loop of a thread of its own: works whether or not a loop runs here."""
+    result: Future[T] = Future()
+
+    def target() -> None:
+        try:
+            result.set_result(asyncio.run(main()))
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), name="tenuto-plan", daemon=True)
+    thread.start()
+    return result.result()
