@@ -5,6 +5,7 @@ Owns the KV tensor and the block tables of running rows; the scheduler owns what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 
 import numpy as np
@@ -76,17 +77,21 @@ class ModelRunner:
             if end == len(sequence.tokens):
                 wanted.append(len(ids) - 1)
         layout = torch.tensor((ids, positions, slots), device=self._device)
-        tables, mask = self._decode_tables(decodes, layout[1])
+        longest = max(positions[: len(decodes)], default=-1) + 1
+        blocks, mask = self._decode_tables(decodes, longest, layout[1])
         rows = None if len(wanted) == len(ids) else torch.tensor(wanted, dtype=torch.int64, device=self._device)
-        return Batch(layout[0], layout[1], layout[2], len(decodes), tables, mask, tuple(extends), rows)
+        return Batch(layout[0], layout[1], layout[2], len(decodes), blocks, longest, mask, tuple(extends), rows)
 
-    def _decode_tables(self, decodes: Seq[Sequence], positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blocks [B * n] of the decoding sequences, padded to the longest, and the mask [B, 1, 1, 16 * n]."""
-        width = max((len(sequence.table) for sequence in decodes), default=0)
+    def _decode_tables(
+        self, decodes: Seq[Sequence], longest: int, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Blocks [B * n] of the decoding sequences, padded to the longest, and the mask [B, 1, 1, longest]."""
+        width = blocks_for(longest)
+        if len(decodes) == 1:
+            return torch.tensor(decodes[0].table[:width], device=self._device), None
         rows = self._tables[[sequence.row for sequence in decodes], :width]
-        hidden = self._positions[: width * BLOCK_TOKENS] > positions[: len(decodes), None]
-        mask = torch.zeros(hidden.shape, dtype=self._kv.dtype, device=self._device)
-        mask.masked_fill_(hidden, float("-inf"))
+        hidden = self._positions[:longest] > positions[: len(decodes), None]
+        mask = torch.zeros(hidden.shape, dtype=self._kv.dtype, device=self._device).masked_fill_(hidden, -math.inf)
         return torch.from_numpy(rows.reshape(-1)).to(self._device), mask[:, None, None]
 
     def _sync(self, sequence: Sequence) -> None:

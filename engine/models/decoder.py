@@ -66,8 +66,8 @@ class Extend:
 class Batch:
     """The tokens of one step: `decodes` rows with one new token each, then the rows of each `Extend`.
 
-    ids, positions, slots [tokens]; blocks and mask as `ops.attention.decode` wants them; logits of `wanted` rows only
-    (None: of all rows).
+    ids, positions, slots [tokens]; blocks, longest and mask as `ops.attention.decode` wants them; logits of `wanted`
+    rows only (None: of all rows).
     """
 
     ids: Tensor
@@ -75,7 +75,8 @@ class Batch:
     slots: Tensor
     decodes: int
     blocks: Tensor
-    mask: Tensor
+    longest: int
+    mask: Tensor | None
     extends: tuple[Extend, ...] = field(default=())
     wanted: Tensor | None = None
 
@@ -86,14 +87,17 @@ class Decoder:
     def __init__(self, spec: ModelSpec, weights: Weights, context_tokens: int) -> None:
         self.spec = spec
         self.weights = weights
-        cos, sin = rope_table(spec.rope, spec.head_dim, context_tokens, weights.embedding.dtype)
-        self._cos, self._sin = cos.to(weights.embedding.device), sin.to(weights.embedding.device)
+        self._rope = rope_table(spec.rope, spec.head_dim, context_tokens, weights.embedding.dtype)
+        self._rope = self._rope.to(weights.embedding.device)
+        # Values take the same path as queries and keys, unturned: so keys and values stay side by side in one tensor.
+        turns = [0] * (spec.heads + spec.kv_heads) + [1] * spec.kv_heads
+        self._turns = torch.tensor(turns, device=weights.embedding.device)
 
     def forward(self, batch: Batch, kv: Tensor) -> Tensor:
         """Logits [wanted rows, vocab] in fp32."""
         weights = self.weights
-        cos = self._cos.index_select(0, batch.positions).unsqueeze(1)
-        sin = self._sin.index_select(0, batch.positions).unsqueeze(1)
+        turns = self._rope.index_select(0, batch.positions).index_select(1, self._turns)
+        cos, sin = turns[:, :, 0], turns[:, :, 1]
         hidden = functional.embedding(batch.ids, weights.embedding)
         for index, layer in enumerate(weights.layers):
             hidden = self._attend(layer, hidden, kv[index], batch, cos, sin).add_(hidden)
@@ -108,20 +112,20 @@ class Decoder:
         tokens, heads, kv_heads, dim = hidden.shape[0], spec.heads, spec.kv_heads, spec.head_dim
         qkv = layer.qkv(layer.attention_norm(hidden)).view(tokens, heads + 2 * kv_heads, dim)
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = layer.q_norm(qkv[:, :heads]), layer.k_norm(qkv[:, heads : heads + kv_heads])
-            turned = rotate(torch.cat((q, k), 1), cos, sin)
-        else:
-            turned = rotate(qkv[:, : heads + kv_heads], cos, sin)
-        q = turned[:, :heads]
+            values = heads + kv_heads
+            q, k = layer.q_norm(qkv[:, :heads]), layer.k_norm(qkv[:, heads:values])
+            qkv = torch.cat((q, k, qkv[:, values:]), 1)
+        qkv = rotate(qkv, cos, sin)
+        q = qkv[:, :heads]
         # Everything is stored before anything attends: siblings may read blocks that are written in the same step.
-        keys_values = torch.stack((turned[:, heads:], qkv[:, heads + kv_heads :]), 1)
-        attention.store(kv, keys_values, batch.slots)
+        attention.store(kv, qkv[:, heads:].view(tokens, 2, kv_heads, dim), batch.slots)
         if batch.decodes == tokens:
-            out = attention.decode(q, kv, batch.blocks, batch.mask)
+            out = attention.decode(q, kv, batch.blocks, batch.longest, batch.mask)
         else:
             out = torch.empty(tokens, heads, dim, dtype=hidden.dtype, device=hidden.device)
             if batch.decodes:
-                out[: batch.decodes] = attention.decode(q[: batch.decodes], kv, batch.blocks, batch.mask)
+                rows = slice(0, batch.decodes)
+                out[rows] = attention.decode(q[rows], kv, batch.blocks, batch.longest, batch.mask)
             for piece in batch.extends:
                 rows = slice(piece.first, piece.last)
                 out[rows] = attention.extend(q[rows], kv, piece.blocks, piece.start)

@@ -56,14 +56,19 @@ def _yarn(rope: RopeSpec, plain: torch.Tensor, head_dim: int) -> torch.Tensor:
     return plain / rope.factor * (1 - keep) + plain * keep
 
 
-def rope_table(rope: RopeSpec, head_dim: int, positions: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cos, sin), each [positions, head_dim], for `rotate`: the first half of sin carries the minus sign."""
+def rope_table(rope: RopeSpec, head_dim: int, positions: int, dtype: torch.dtype) -> torch.Tensor:
+    """[positions, 2, 2, head_dim]: (cos, sin) of a rotation, then (1, 0) of none, for `rotate`.
+
+    The first half of sin carries the minus sign.
+    """
     frequencies, attention = inverse_frequencies(rope, head_dim)
     angles = torch.arange(positions, dtype=torch.float32)[:, None] * frequencies[None, :]
     cos, sin = angles.cos() * attention, angles.sin() * attention
-    return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+    turn = torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), 1)
+    still = torch.tensor((1.0, 0.0))[None, :, None].expand_as(turn)
+    return torch.stack((turn, still), 1).to(dtype)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate pairs (i, i + D/2) of x [tokens, heads, D] by cos and sin [tokens, 1, D]."""
+    """Rotate pairs (i, i + D/2) of x [tokens, heads, D] by cos and sin of the same shape."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

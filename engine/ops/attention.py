@@ -28,17 +28,17 @@ def gather(kv: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     return both[0], both[1]
 
 
-def decode(q: Tensor, kv: Tensor, blocks: Tensor, mask: Tensor) -> Tensor:
-    """One new token for each of B sequences.
+def decode(q: Tensor, kv: Tensor, blocks: Tensor, longest: int, mask: Tensor | None) -> Tensor:
+    """One new token for each of B sequences of at most `longest` tokens, the new ones included.
 
-    q [B, heads, D]; blocks [B * n], each sequence padded to n; mask [B, 1, 1, 16 * n], 0 where a key counts, -inf
-    where not. Returns [B, heads, D].
+    q [B, heads, D]; blocks [B * n], each sequence padded to n; mask [B, 1, 1, longest], 0 where a key counts and -inf
+    where not, or None if all sequences are as long. Returns [B, heads, D].
     """
     batch, heads, dim = q.shape
     kv_heads = kv.shape[1]
     keys, values = gather(kv, blocks)
-    keys = keys.view(kv_heads, batch, -1, dim).transpose(0, 1)
-    values = values.view(kv_heads, batch, -1, dim).transpose(0, 1)
+    keys = keys.view(kv_heads, batch, -1, dim).transpose(0, 1)[:, :, :longest]
+    values = values.view(kv_heads, batch, -1, dim).transpose(0, 1)[:, :, :longest]
     rows = q.view(batch, kv_heads, heads // kv_heads, dim)
     return scaled_dot_product_attention(rows, keys, values, attn_mask=mask).reshape(batch, heads, dim)
 
