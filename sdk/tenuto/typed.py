@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import sys
 import types
 import typing
@@ -37,6 +38,8 @@ class Typed:
         self.where = where
         self._any_class = any_class
         self._parts: dict[str | int, tuple[str | int, Typed]] = {}
+        self._schemas: dict[JsonMode, dict[str, Any]] = {}
+        self._value_types: dict[JsonMode, ValueType] = {}
 
     def __repr__(self) -> str:
         return type_name(self.annotation)
@@ -52,12 +55,15 @@ class Typed:
             raise DefinitionError(f"{self.where}: {type_name(self.annotation)} has no JSON form: {reason}") from error
 
     def schema(self, mode: JsonMode) -> dict[str, Any]:
-        """JSON Schema of what is accepted (`validation`) or of what is given back (`serialization`)."""
-        try:
-            return self.adapter.json_schema(mode=mode)
-        except PydanticUserError as error:
-            reason = str(error).partition("\n")[0]
-            raise DefinitionError(f"{self.where}: {type_name(self.annotation)} has no JSON Schema: {reason}") from error
+        """JSON Schema of what is accepted (`validation`) or of what is given back (`serialization`). Do not change it."""
+        if mode not in self._schemas:
+            try:
+                self._schemas[mode] = self.adapter.json_schema(mode=mode)
+            except PydanticUserError as error:
+                reason = str(error).partition("\n")[0]
+                name = type_name(self.annotation)
+                raise DefinitionError(f"{self.where}: {name} has no JSON Schema: {reason}") from error
+        return self._schemas[mode]
 
     def value_type(self, mode: JsonMode) -> ValueType:
         """`TextType` for plain `str` (and its aliases and `NewType`s), else `JsonType`.
@@ -65,10 +71,13 @@ class Typed:
         In `validation` mode, which describes what a model shall write, objects are closed: without
         `additionalProperties: false` a constrained model may go on inventing keys.
         """
-        schema = self.schema(mode)
-        if {k: v for k, v in schema.items() if k not in ("title", "description")} == {"type": "string"}:
-            return TextType()
-        return JsonType(json_schema=_closed(schema) if mode == "validation" else schema)
+        if mode not in self._value_types:
+            schema = self.schema(mode)
+            if {k: v for k, v in schema.items() if k not in ("title", "description")} == {"type": "string"}:
+                self._value_types[mode] = TextType()
+            else:
+                self._value_types[mode] = JsonType(json_schema=_closed(schema) if mode == "validation" else schema)
+        return self._value_types[mode]
 
     def load(self, value: Any) -> Any:
         """A JSON value as an instance of the annotation. Raises `InvalidResult`."""
@@ -92,7 +101,9 @@ class Typed:
             plain = self.adapter.dump_python(value, mode="json", by_alias=True, warnings="error")
         except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{type(value).__name__} cannot be written as JSON: {error}") from error
-        require_json(plain)
+        if "null" in require_json(plain) and _has_non_finite(self.adapter.dump_python(value, warnings=False)):
+            # pydantic writes NaN and infinities as null, which would be read back as "no value"
+            raise ValueError(f"{type(value).__name__} cannot be written as JSON: it holds NaN or an infinity")
         return plain
 
     def part(self, key: str | int) -> tuple[str | int, Typed]:
@@ -104,12 +115,22 @@ class Typed:
         return self._parts[key]
 
 
-def require_json(value: Any) -> None:
-    """Raise `ValueError` unless `value` is plain JSON, which has no NaN and no infinity."""
+def require_json(value: Any) -> str:
+    """The JSON text of `value`. Raises `ValueError` unless it is plain JSON, which has no NaN and no infinity."""
     try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()  # lone surrogates are no Unicode text
+        return text
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{type(value).__name__} cannot be written as JSON: {error}") from error
+
+
+def _has_non_finite(tree: Any) -> bool:
+    if isinstance(tree, float):
+        return not math.isfinite(tree)
+    if isinstance(tree, Mapping):
+        return any(map(_has_non_finite, tree.values()))
+    return isinstance(tree, list | tuple | set | frozenset) and any(map(_has_non_finite, tree))
 
 
 def type_name(annotation: Any) -> str:
@@ -237,7 +258,7 @@ def _fields(origin: Any) -> dict[str, tuple[str | int, Any]] | None:
     if dataclasses.is_dataclass(origin):
         hints = _class_hints(origin)
         return {field.name: (field.name, hints.get(field.name, Any)) for field in dataclasses.fields(origin)}
-    if typing.is_typeddict(origin):
+    if issubclass(origin, dict) and hasattr(origin, "__total__"):  # a TypedDict of `typing` or `typing_extensions`
         hints = _class_hints(origin)
         return {name: (name, _required(hints.get(name, Any))) for name in origin.__annotations__}
     if issubclass(origin, tuple) and hasattr(origin, "_fields"):

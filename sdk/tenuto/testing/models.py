@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic_core import to_jsonable_python
 
@@ -46,8 +46,11 @@ class ModelDouble(Protocol):
     def __call__(self, task: ModelTask, /) -> Answer | Awaitable[Answer]: ...
 
 
+D = TypeVar("D", bound=ModelDouble)
+
+
 @contextmanager
-def override(model: ModelDouble) -> Iterator[ModelDouble]:
+def override(model: D) -> Iterator[D]:
     """Programs started inside send every LLM call to `model`, whatever model they ask for."""
 
     async def answer(task: ModelTask) -> str:
