@@ -14,15 +14,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import ValidationError
-
 from tenuto.builder import Batch, Builder
 from tenuto.doubles import Override, current_override, guard_real_engine
 from tenuto.errors import CallFailed, ForeignVar, InvalidResult, NoClient, ProgramCancelled, TenutoError
 from tenuto.plan import invoke, outputs_of
 from tenuto.telemetry import ProgramSpan
 from tenuto.typed import Typed
-from tenuto.var import Handle, check_owner, pick, resolve, substitute, variable_of
+from tenuto.var import check_owner, pick, resolve, substitute, variable_of
 from tenuto.wire import (
     TERMINAL_EVENTS,
     ErrorValue,
@@ -120,7 +118,6 @@ class Execution:
             except GeneratorExit:
                 raise
             except BaseException as error:
-                _explain(error)
                 if not (self._sealed and isinstance(error, CallFailed | InvalidResult)):
                     await self._give_up()
                 raise
@@ -317,12 +314,3 @@ class Execution:
 
 async def _outlive(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _explain(error: BaseException) -> None:
-    """A pydantic model validates at once and cannot hold a value that is still to come: say what to do instead."""
-    if isinstance(error, ValidationError) and any(isinstance(e.get("input"), Handle) for e in error.errors()):
-        error.add_note(
-            f"{error.title} was given a Var whose value is not there yet: `await` it first, or build the model "
-            f"with {error.title}.model_construct(...), whose Vars are filled in and validated when the workflow ends"
-        )

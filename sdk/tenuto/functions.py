@@ -283,8 +283,8 @@ def _constraint(regex: str | None, grammar: str | None, signature: Signature, na
 def _require_no_body(function: Callable[..., Any], name: str) -> None:
     """Refuse a body that does something: it would be silently ignored. `...`, `raise NotImplementedError` may stand."""
     code = function.__code__
-    parameters = code.co_argcount + code.co_kwonlyargcount
-    does_something = set(code.co_names) - {"NotImplementedError"} or code.co_nlocals > parameters or code.co_freevars
+    own_locals = code.co_nlocals > len(inspect.signature(function).parameters)
+    does_something = set(code.co_names) - {"NotImplementedError"} or own_locals or code.co_freevars
     if does_something or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(
             f"{name}: the body of an @llm function never runs: leave only the docstring (or `...`), and put code "

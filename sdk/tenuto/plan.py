@@ -12,9 +12,11 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from tenuto.builder import Builder
 from tenuto.context import Program, current_program
-from tenuto.var import handles, variable_of
+from tenuto.var import Handle, handles, variable_of
 from tenuto.wire import Graph
 
 T = TypeVar("T")
@@ -44,8 +46,20 @@ async def invoke(program: Program, function: Callable[[], Any]) -> Any:
     try:
         value = function()
         return await value if asyncio.iscoroutine(value) else value
+    except ValidationError as error:
+        _explain(error)
+        raise
     finally:
         current_program.set(before)
+
+
+def _explain(error: ValidationError) -> None:
+    """A pydantic model validates at once and cannot hold a value that is still to come: say what to do instead."""
+    if any(isinstance(fault.get("input"), Handle) for fault in error.errors()):
+        error.add_note(
+            f"{error.title} was given a Var whose value is not there yet: `await` it first, or build the model "
+            f"with {error.title}.model_construct(...), whose Vars are filled in and validated when the workflow ends"
+        )
 
 
 def outputs_of(tree: Any) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class Typed:
             raise DefinitionError(f"{self.where}: {type_name(self.annotation)} has no JSON form: {reason}") from error
 
     def schema(self, mode: JsonMode) -> dict[str, Any]:
-        """JSON Schema of what is accepted (`validation`) or of what is given back (`serialization`). Do not change it."""
+        """JSON Schema of what is accepted (`validation`) or of what is given back (`serialization`)."""
         if mode not in self._schemas:
             try:
                 self._schemas[mode] = self.adapter.json_schema(mode=mode)

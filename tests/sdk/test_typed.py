@@ -125,7 +125,7 @@ def test_values_are_validated_and_written_as_json() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, [None, -math.inf], Point(math.nan), "\ud800"])
 def test_what_json_cannot_hold_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidArgument, match="f: .*cannot be written as JSON"):
+    with pytest.raises(InvalidArgument, match=r"f: .*cannot be written as JSON"):
         Typed(Any, "f").dump(value)
 
 

@@ -82,7 +82,7 @@ def test_parts_are_references_with_longer_paths(program: Values) -> None:
         lambda v: v < 1,
         lambda v: v + 1,
         lambda v: 1 + v,
-        lambda v: "%s" % v,
+        lambda v: "".join([str(v)]),
         lambda v: f"{v}",
         lambda v: f"{v:>10}",
         lambda v: 1 in v,

@@ -1,5 +1,6 @@
 # mypy: disable-error-code="empty-body"
-"""What type checkers infer for users' code. Never run: `test_typing.py` checks it with mypy and pyright, both strict."""
+# ruff: noqa: PIE790
+"""What type checkers infer for users' code. Never run: `test_typing.py` checks it with mypy and pyright, strict."""
 
 from __future__ import annotations
 
