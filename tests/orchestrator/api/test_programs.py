@@ -245,7 +245,8 @@ async def test_a_reader_that_comes_back_gets_exactly_the_rest() -> None:
             assert await read(client, path, 8 - seen, {"after": "0"}, last_event_id=str(seen)) == expected
         await client.post(f"/v1/programs/{program}/extend", {"seal": True})
         async with client.stream(path, last_event_id="8") as stream:
-            assert [event.event async for event in stream] == ["program.extended", "program.sealed", "program.succeeded"]
+            rest = [event.event async for event in stream]
+        assert rest == ["program.extended", "program.sealed", "program.succeeded"]
         async with client.stream(path, last_event_id="11") as stream:
             assert [event async for event in stream] == []
 
