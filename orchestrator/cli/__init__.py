@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import doctor, key, run, serve, version
+from orchestrator.cli import demo, doctor, key, run, serve, version
 
 app = typer.Typer(
     name="tenuto",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("run")(run.run)
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("key")(key.key)
 app.command("version")(version.version)
