@@ -97,7 +97,6 @@ class Scheduler:
             raise QueueFull(f"{self.waiting} requests wait already, the limit is {self._queue_limit}")
         self._arrivals += 1
         sequence.arrival = self._arrivals
-        sequence.hash_blocks()
         self._live.setdefault(sequence.program, {})[sequence.id] = sequence
         self._enqueue(sequence)
 
@@ -287,6 +286,7 @@ class Scheduler:
 
     def _enqueue(self, sequence: Sequence) -> None:
         sequence.state = State.WAITING
+        sequence.hash_blocks()
         self.waiting += 1
         self.waiting_tokens += len(sequence.tokens)
         self._queued[sequence.program] += 1
