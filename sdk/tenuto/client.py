@@ -95,7 +95,7 @@ class AsyncClient:
         return f"AsyncClient({self.url!r})"
 
     async def __aenter__(self) -> Self:
-        await self._ready()
+        await self.open()
         self._before.append(current_client.get())
         current_client.set(self)
         return self
@@ -116,7 +116,8 @@ class AsyncClient:
         await self._worker.aclose()
         await self._http.aclose()
 
-    async def _ready(self) -> None:
+    async def open(self) -> None:
+        """Open the connection in this event loop, once. Every request does so by itself."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise NoClient(f"{self!r} is closed")
@@ -201,7 +202,7 @@ class AsyncClient:
     async def events(self, program: str, *, after: int = 0) -> AsyncGenerator[Event]:
         """The program's events after number `after`, to its end; connections that break are opened again where they
         stood. Raises `NotFound`, `ConnectionLost`."""
-        await self._ready()
+        await self.open()
         seen = after
         backoff = self._http.backoff()
         while True:
@@ -240,7 +241,7 @@ class AsyncClient:
 
     async def ready(self) -> bool:
         """Whether the server can serve LLM calls now. Raises `ConnectionLost` if it is not there at all."""
-        await self._ready()
+        await self.open()
         try:
             await self._http.request("GET", "/readyz", timeout_s=10.0)
         except APIError as error:
@@ -252,7 +253,7 @@ class AsyncClient:
     async def _get(
         self, model: type[M], path: str, *, params: dict[str, Any] | None = None, timeout_s: float | None = None
     ) -> M:
-        await self._ready()
+        await self.open()
         response = await self._http.request("GET", path, params=params, timeout_s=timeout_s)
         return model.model_validate_json(response.content)
 
@@ -266,7 +267,7 @@ class AsyncClient:
         headers: dict[str, str] | None = None,
         resend: bool = True,
     ) -> M:
-        await self._ready()
+        await self.open()
         content = body.model_dump_json() if body is not None else None
         response = await self._http.request(method, path, body=content, headers=headers, resend=resend)
         return model.model_validate_json(response.content)

@@ -153,6 +153,7 @@ class Execution:
     ) -> None:
         hosted = self._override.models(self.client.toolset) if self._override is not None else {}
         tools = tuple(self.builder.tools.values())
+        await self.client.open()
         await self.client.worker.ensure(tools, hosted)
         if self.summary is None:
             submission = ProgramSubmission(
