@@ -1,0 +1,105 @@
+"""Pairs of linked questions and placeholder SQL: drawn from a seed, split by question text and by SQL shape.
+
+The splits are functions of content alone, so that every seed agrees on them: questions whose text hashes into one share are
+never trained (`generated`), nor is any question of the shapes whose name hashes into another (`unseen_shapes`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from examples.text_to_sql.linking import Linked, Linker, restore
+from examples.text_to_sql.places import PlaceIndex
+from examples.text_to_sql.train import groups, lookups, questions
+from examples.text_to_sql.train.questions import Draft, DraftMaker
+from examples.text_to_sql.train.sql import MARK
+from examples.text_to_sql.train.world import World
+from examples.text_to_sql.train.wording import disturb
+
+Split = Literal["train", "generated", "unseen_shapes"]
+
+MAKERS: list[tuple[DraftMaker, float]] = [
+    (questions.ask_list, 15), (questions.ask_count, 12), (questions.ask_details, 9), (questions.ask_aggregate, 8),
+    (questions.ask_extreme, 11), (questions.ask_top, 6), (questions.ask_rank, 3.5), (questions.ask_of_extreme, 5),
+    (questions.ask_distinct, 3.5), (groups.ask_group_list, 6), (groups.ask_group_extreme, 9),
+    (groups.ask_group_having, 6), (groups.ask_group_place, 1.2), (lookups.ask_country, 7), (lookups.ask_city, 5.5),
+    (lookups.ask_other_name, 3), (lookups.ask_capital_of, 1.5), (lookups.ask_which_of, 3), (lookups.ask_is_more, 2.5),
+    (lookups.ask_difference, 3), (lookups.ask_share, 3), (lookups.ask_about_names, 1.5),
+]  # fmt: skip
+_GENERATED_ONE_IN = 40
+_UNSEEN_ONE_IN = 10
+_UNSEEN_FROM_PARTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question as asked, the same linked, its SQL with placeholders, and the SQL's shape."""
+
+    question: str
+    linked: Linked
+    sql: str
+    shape: str
+
+    @property
+    def gold(self) -> str:
+        """The SQL with the values in place."""
+        return restore(self.sql, self.linked.values)
+
+
+class Generator:
+    """Draws examples from one database. Deterministic: the same split and seed give the same examples."""
+
+    def __init__(self, database: Path) -> None:
+        self.linker = Linker(PlaceIndex(database))
+        self._world = World(database)
+        self.drawn = 0
+        self.unlinked = 0
+
+    def generate(self, split: Split, n: int, seed: int) -> Iterator[Example]:
+        """`n` examples of `split`, all with different linked questions."""
+        rng = random.Random(f"{split}/{seed}")
+        makers = [maker for maker, _ in MAKERS]
+        weights = [weight for _, weight in MAKERS]
+        seen: set[str] = set()
+        while len(seen) < n:
+            draft = rng.choices(makers, weights)[0](self._world, rng)
+            if draft is None or split_of_shape(draft) != (split == "unseen_shapes"):
+                continue
+            example = self._link(draft, disturb(rng, draft.question))
+            if example is None or example.linked.text in seen:
+                continue
+            if split != "unseen_shapes" and _is_held_out(example.linked.text) != (split == "generated"):
+                continue
+            seen.add(example.linked.text)
+            yield example
+
+    def _link(self, draft: Draft, question: str) -> Example | None:
+        """The example for a worded draft, or None where the linker does not find the draft's own values."""
+        self.drawn += 1
+        linked = self.linker.link(question, max_alternatives=0)
+        names = {(value.kind, value.literal): name for name, value in linked.values.items()}
+        marks = [(found[1], found[2]) for found in MARK.finditer(draft.sql)]
+        if not all(mark in names for mark in marks) or len(linked.values) > len(set(marks)):
+            self.unlinked += 1
+            return None
+        sql = MARK.sub(lambda found: names[found[1], found[2]], draft.sql)
+        return Example(question, linked, sql, draft.shape)
+
+
+def split_of_shape(draft: Draft) -> bool:
+    """Is the draft's shape held out? Only compositions of several parts are: each part is trained in others."""
+    return draft.parts >= _UNSEEN_FROM_PARTS and "/" in draft.shape and _bucket("shape:" + draft.shape, _UNSEEN_ONE_IN)
+
+
+def _is_held_out(text: str) -> bool:
+    return _bucket("text:" + text, _GENERATED_ONE_IN)
+
+
+def _bucket(text: str, one_in: int) -> bool:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % one_in == 0
