@@ -47,6 +47,16 @@ class EnginePool:
             raise UnknownModel(f"no engine serves model {wanted!r}; this server has {self._names()}")
         return engine
 
+    async def serving(self, name: str | None) -> Engine:
+        """The engine of a model once its capabilities are known: before its first start nobody knows what it can do.
+
+        Raises what `for_model` raises, and what `SupervisedEngine.ready` does.
+        """
+        engine = self.for_model(name)
+        if isinstance(engine, SupervisedEngine) and engine.state.capabilities is None:
+            await engine.ready()
+        return engine
+
     def states(self) -> tuple[EngineState, ...]:
         """What every engine is doing; engines without a supervisor are always ready."""
         return tuple(_state(self._engines[name]) for name in self.models())

@@ -51,7 +51,7 @@ class Generation:
         program, call = self._program, self._call
         messages = self._messages()
         try:
-            engine = self._services.engine(call.model, tenant=program.tenant, toolset=program.toolset)
+            engine = await self._services.engine(call.model, tenant=program.tenant, toolset=program.toolset)
         except EngineError as error:
             raise _failure(error) from error
         clock = self._services.clock

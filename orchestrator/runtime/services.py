@@ -26,14 +26,14 @@ class Services:
     limits: Limits
     rng: Random
 
-    def engine(self, model: str | None, *, tenant: str, toolset: str | None) -> Engine:
+    async def engine(self, model: str | None, *, tenant: str, toolset: str | None) -> Engine:
         """The engine of a call: a model that the program's own workers host, else one of the server's.
 
         A model that the server lacks is taken to be a hosted one whose worker will come (after a restart it may be
-        late). Raises `NoEngine` if the call names no model and the server has none.
+        late). Waits for an engine that has never served yet. Raises `EngineError`s, `NoEngine` if there is none.
         """
         if model is None or (model in self.engines.models() and not self.workers.hosts(tenant, toolset, model)):
-            return self.engines.for_model(model)
+            return await self.engines.serving(model)
         return WorkerEngine(self.workers, clock=self.clock, tenant=tenant, toolset=toolset or "", model=model)
 
     def serves(self, model: str | None, *, tenant: str, toolset: str | None) -> bool:
