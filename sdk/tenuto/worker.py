@@ -71,7 +71,8 @@ class Session:
         task.add_done_callback(lambda _: self._ended(message.task))
 
     async def _run(self, task: Any) -> None:
-        self._results.append(await self._runner.result(task))
+        result = await self._runner.result(task)
+        self._results.append(result)  # looked up only now: while the task ran, another list has taken its place
         self._wake.set()
 
     def _ended(self, task: str) -> None:
