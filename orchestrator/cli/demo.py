@@ -12,7 +12,7 @@ from orchestrator.cli.options import fail
 
 def demo(
     questions: Annotated[list[str] | None, typer.Argument(help="Questions; without any, five are asked.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
     model: Annotated[str, typer.Option("--model", help="A model directory, or 'bundled'.")] = "bundled",
 ) -> None:
     """Ask a model questions about a world geography database, each answered by a program."""
