@@ -1,8 +1,7 @@
 """Routes of programs: submit, grow, read, wait, follow, cancel. Says in HTTP what the runtime says in Python."""
 
 import re
-from collections.abc import AsyncGenerator
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
@@ -167,7 +166,7 @@ async def events(
     after_seq = after if last_event_id is None else _seq(last_event_id)
     runtime, owner = parts.runtime, tenant(request)
     await runtime.recall(program, tenant=owner)  # a program that is not there must be told before the stream begins
-    source = cast("AsyncGenerator[Event]", runtime.events(program, tenant=owner, after_seq=after_seq))
+    source = runtime.events(program, tenant=owner, after_seq=after_seq)
     return EventStream(source, _encode, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
 
 

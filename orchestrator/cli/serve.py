@@ -40,6 +40,7 @@ def serve(
 ) -> None:
     """Start the server and run it until it is told to stop (SIGINT, SIGTERM)."""
     from orchestrator.config import ConfigError, load, misspelt_variables
+    from orchestrator.errors import RuntimeFault
 
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
@@ -52,8 +53,13 @@ def serve(
     for line in misspelt_variables(os.environ):
         logging.getLogger(__name__).warning(line)
     listener = _listen(settings.host, settings.port)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, listener, exit_with_parent))
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(settings, listener, exit_with_parent))
+    except ConfigError as fault:
+        fail(str(fault))
+    except RuntimeFault as fault:  # the journal, most often: it says what is wrong with its file
+        fail(fault.detail, code=1)
 
 
 async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: bool) -> None:
@@ -68,7 +74,7 @@ async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: 
             app,
             http="httptools" if sys.platform != "win32" else "auto",
             ws="none",
-            lifespan="on",
+            lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -81,9 +87,9 @@ async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: 
     )
     if exit_with_parent and _stdin_is_pipe():
         _on_end_of_stdin(server.stop)
-    await server.serve(sockets=[listener])
-    if not server.started:
-        raise typer.Exit(1)  # the lifespan failed; its error is in the log
+    # The lifespan is ours, not uvicorn's, so that what goes wrong in it can be told in a line.
+    async with app.router.lifespan_context(app):
+        await server.serve(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
