@@ -3,8 +3,9 @@
 `python -m benchmarks.text_to_sql --json FILE [--quick] [--seed N] [--hand FILE] [--model DIR]`
 
 Three sets, none of them trained on: questions drawn from the generator's held-out texts, questions of SQL shapes that
-the generator never trains, and questions worded by hand. The program's single shot is its own first candidate: the greedy
-one on the likeliest linking, without siblings, repair or vote. `examples.text_to_sql.evaluate` has the rule of comparison.
+the generator never trains, and questions worded by hand. The program's single shot is its own first candidate: the
+greedy one on the likeliest linking, without siblings, repair or vote. The rule of comparison stands in
+`examples.text_to_sql.evaluate`.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.syntax import Syntax
@@ -22,6 +22,7 @@ from rich.tree import Tree
 
 from examples.text_to_sql import world
 from examples.text_to_sql.answers import Answer
+from examples.text_to_sql.database import Cell
 from examples.text_to_sql.program import answer
 from tenuto import Run, TenutoError, local
 from tenuto.wire import Event, EventKind
@@ -35,9 +36,9 @@ QUESTIONS = (
 )
 SHOWN_ROWS = 8
 _STATES = {
-    EventKind.CALL_READY: "waiting for its turn",
+    EventKind.CALL_READY: "waiting",
     EventKind.CALL_STARTED: "running",
-    EventKind.CALL_RETRYING: "trying again",
+    EventKind.CALL_RETRYING: "retrying",
     EventKind.CALL_ENDED: "done",
     EventKind.CALL_FAILED: "failed",
     EventKind.CALL_SKIPPED: "skipped",
@@ -47,9 +48,10 @@ _STATES = {
 
 @dataclass(slots=True)
 class _Call:
-    """A call as the screen shows it; times in seconds since the program was accepted."""
+    """A call as the screen shows it, under its `parent`; times in seconds since the program was accepted."""
 
     name: str
+    parent: str | None
     state: EventKind
     started_s: float
     ended_s: float | None = None
@@ -57,10 +59,14 @@ class _Call:
 
 
 class Progress:
-    """The program as a small tree of calls with states and times, drawn anew after each event."""
+    """The program as a small tree of calls with states and times, drawn anew after each event.
 
-    def __init__(self, question: str) -> None:
+    A call hangs under the last of those it waits for; one that joins many branches stands at the root.
+    """
+
+    def __init__(self, question: str, run: Run[Answer]) -> None:
         self._question = question
+        self._run = run
         self._calls: dict[str, _Call] = {}
         self._began = time.monotonic()
 
@@ -69,7 +75,9 @@ class Progress:
         name = event.call
         if name is None:
             return
-        call = self._calls.setdefault(name, _Call(name, EventKind.CALL_READY, event.at_s))
+        if name not in self._calls:
+            self._calls[name] = _Call(name, self._parent(name), EventKind.CALL_READY, event.at_s)
+        call = self._calls[name]
         if event.kind is EventKind.CALL_TOKENS:
             call.text += event.text or ""
         elif event.kind in _STATES:
@@ -80,28 +88,52 @@ class Progress:
             elif event.kind not in (EventKind.CALL_READY, EventKind.CALL_RETRYING):
                 call.ended_s = event.at_s
 
+    def _parent(self, name: str) -> str | None:
+        after = next((call.after for call in self._run.timeline().calls if call.id == name), ())
+        known = [other for other in self._calls if other in after]
+        return known[-1] if known and len(after) <= 2 else None
+
     def __rich__(self) -> Tree:
         tree = Tree(Text(self._question, style="bold"), guide_style="dim")
-        now_s = time.monotonic() - self._began
+        branches: dict[str | None, Tree] = {None: tree}
         for call in self._calls.values():
-            row = Table.grid(padding=(0, 1))
-            took = (now_s if call.ended_s is None else call.ended_s) - call.started_s
-            mark = {
-                EventKind.CALL_ENDED: Text("✓", style="green"),
-                EventKind.CALL_FAILED: Text("✗", style="red"),
-            }.get(call.state, Spinner("dots") if call.ended_s is None else Text("-"))
-            state = Text(f"{_STATES[call.state]:<8} {max(took, 0.0) * 1000:7.0f} ms", style="dim")
-            row.add_row(mark, Text(f"{call.name:<14}"), state, Text(call.text[-72:], style="cyan", no_wrap=True))
-            tree.add(row)
+            branches[call.name] = branches[call.parent].add(self._row(call))
         return tree
 
+    def _row(self, call: _Call) -> Table:
+        now_s = time.monotonic() - self._began
+        took_s = max((now_s if call.ended_s is None else call.ended_s) - call.started_s, 0.0)
+        marks: dict[EventKind, Text] = {
+            EventKind.CALL_ENDED: Text("✓", style="green"),
+            EventKind.CALL_FAILED: Text("✗", style="red"),
+        }
+        mark = marks.get(call.state, Spinner("dots") if call.ended_s is None else Text("-"))
+        row = Table.grid(padding=(0, 1))
+        times = Text(f"{_STATES[call.state]:<9}{took_s * 1000:6.0f} ms", style="dim")
+        row.add_row(mark, Text(f"{call.name:<12}"), times, Text(call.text[-64:], style="cyan", no_wrap=True))
+        return row
 
-def ask(question: str, console: Console | None) -> dict[str, object]:
-    """Run one program; with a console, show it live. The object that `--json` prints."""
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One question and all that became of it: what `--json` prints."""
+
+    question: str
+    sql: str | None
+    columns: list[str]
+    rows: list[list[Cell]]
+    answer: str | None
+    program: str | None
+    trace: str | None
+    seconds: float
+    error: str | None
+
+
+def ask(question: str, console: Console | None) -> Report:
+    """Run one program; with a console, show it live."""
     began = time.monotonic()
     run: Run[Answer] | None = None
-    found: Answer | None = None
-    error: str | None = None
+    found = Answer("", [], [], "", 0, 0)
     try:
         run = answer.submit(question)
         if console is not None:
@@ -110,43 +142,42 @@ def ask(question: str, console: Console | None) -> dict[str, object]:
         error = found.error
     except (TenutoError, TimeoutError) as fault:
         error = f"{type(fault).__name__}: {fault}"
-    return {
-        "question": question,
-        "sql": found.sql if found else None,
-        "columns": found.columns if found else [],
-        "rows": found.rows if found else [],
-        "answer": found.sentence if found else None,
-        "program": run.id if run else None,
-        "trace": run.trace_id if run else None,
-        "seconds": round(time.monotonic() - began, 3),
-        "error": error,
-    }
+    return Report(
+        question=question,
+        sql=found.sql or None,
+        columns=found.columns,
+        rows=found.rows,
+        answer=found.sentence or None,
+        program=run.id if run else None,
+        trace=run.trace_id if run else None,
+        seconds=round(time.monotonic() - began, 3),
+        error=error,
+    )
 
 
 def _show_live(run: Run[Answer], question: str, console: Console) -> None:
-    progress = Progress(question)
-    with Live(progress, console=console, refresh_per_second=12, transient=False) as live:
+    progress = Progress(question, run)
+    with Live(progress, console=console, refresh_per_second=12) as live:
         for event in run.events():
             progress.see(event)
             live.update(progress)
 
 
-def _show(result: dict[str, object], console: Console) -> None:
-    if result["sql"]:
-        console.print(Syntax(str(result["sql"]), "sql", word_wrap=True, background_color="default"))
-    rows, columns = result["rows"], result["columns"]
-    assert isinstance(rows, list) and isinstance(columns, list)
-    if rows:
-        table = Table(*(str(column) for column in columns), header_style="bold", box=None, padding=(0, 2, 0, 0))
-        for row in rows[:SHOWN_ROWS]:
+def _show(report: Report, console: Console) -> None:
+    if report.sql:
+        console.print(Syntax(report.sql, "sql", word_wrap=True, background_color="default"))
+    if report.rows:
+        table = Table(*report.columns, header_style="bold", box=None, padding=(0, 2, 0, 0))
+        for row in report.rows[:SHOWN_ROWS]:
             table.add_row(*("NULL" if cell is None else str(cell) for cell in row))
-        more = [Text(f"… {len(rows) - SHOWN_ROWS} more rows", style="dim")] if len(rows) > SHOWN_ROWS else []
-        console.print(Group(table, *more))
-    if result["error"]:
-        console.print(Text(f"error: {result['error']}", style="red"))
+        console.print(table)
+        if len(report.rows) > SHOWN_ROWS:
+            console.print(Text(f"… {len(report.rows) - SHOWN_ROWS} more rows", style="dim"))
+    if report.error:
+        console.print(Text(f"error: {report.error}", style="red"))
     else:
-        console.print(Text(str(result["answer"]), style="bold green"))
-    console.print(Text(f"trace {result['trace']}   program {result['program']}   {result['seconds']} s\n", style="dim"))
+        console.print(Text(str(report.answer), style="bold green"))
+    console.print(Text(f"trace {report.trace}\nprogram {report.program}, {report.seconds} s\n", style="dim"))
 
 
 def demo(questions: Iterable[str] = (), *, as_json: bool = False, model: str = "bundled") -> int:
@@ -162,10 +193,10 @@ def demo(questions: Iterable[str] = (), *, as_json: bool = False, model: str = "
             print(f"tenuto demo: {fault}", file=sys.stderr)
             return 1
         for question in tuple(questions) or QUESTIONS:
-            result = ask(question, console)
-            failed += result["error"] is not None
+            report = ask(question, console)
+            failed += report.error is not None
             if console is None:
-                print(json.dumps(result, ensure_ascii=False), flush=True)
+                print(json.dumps(asdict(report), ensure_ascii=False), flush=True)
             else:
-                _show(result, console)
+                _show(report, console)
     return 1 if failed else 0
