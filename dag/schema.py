@@ -327,11 +327,11 @@ def _own_kinds(schema: Any) -> int:
         for name in declared:
             kinds |= _TYPES.get(name, ANY) if isinstance(name, str) else ANY
     if "const" in schema:
-        kinds &= _kind(schema["const"])
+        kinds &= kind_of(schema["const"])
     if isinstance(schema.get("enum"), list):
         union = 0
         for value in schema["enum"]:
-            union |= _kind(value)
+            union |= kind_of(value)
         kinds &= union
     return kinds
 
@@ -371,7 +371,8 @@ def _texts(node: Node) -> frozenset[str] | None:
     return None
 
 
-def _kind(value: Any) -> int:
+def kind_of(value: Any) -> int:
+    """The kind of a JSON value, as one bit."""
     if value is None:
         return NULL
     if isinstance(value, bool):

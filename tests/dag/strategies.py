@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from dag import ProgramGraph
@@ -28,7 +28,7 @@ from tenuto.wire import (
     VariablePart,
 )
 
-fixed = settings(derandomize=True, deadline=None, max_examples=60)
+fixed = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 """Deterministic and without a time limit a case: the machine may be busy."""
 
 INPUTS = {

@@ -172,7 +172,7 @@ def test_reading_a_variable_twice_is_one_edge() -> None:
 
 def test_new_calls_on_ended_ones_are_ready_at_once_and_on_failed_ones_skipped_at_once() -> None:
     graph = ProgramGraph()
-    graph.extend({}, [call("good"), call("bad"), call("lost", "bad")], ())
+    graph.extend({}, [call("good"), call("bad"), call("lost", "bad"), call("slow")], ())
     graph.end("good")
     graph.fail("bad")
     new = [call("late", "good"), call("deep", "lost2"), call("lost2", "lost"), call("direct", "good", "bad")]
@@ -181,7 +181,10 @@ def test_new_calls_on_ended_ones_are_ready_at_once_and_on_failed_ones_skipped_at
         ("deep", "lost2", "direct"), CallState.SKIPPED
     )
     assert {graph.cause(name) for name in ("deep", "lost2", "direct")} == {"bad"}
-    assert graph.unfinished == 1
+    assert graph.unfinished == 2
+    assert graph.extend({}, [call("both", "slow", "bad"), call("rest", "slow")], ()) == ()
+    assert graph.end("slow") == ("rest",)  # never "both", although nothing it needs is left to end
+    assert graph.state("both") is CallState.SKIPPED
 
 
 def test_producers_consumers_and_outputs() -> None:

@@ -19,9 +19,9 @@ from dag.schema import (
     Absent,
     Node,
     SchemaError,
-    _kind,
     conflict,
     describe_kinds,
+    kind_of,
     known_keys,
     part,
     possible_kinds,
@@ -98,7 +98,7 @@ def admits(node: Node, value: Any) -> bool:
 def test_a_value_that_the_schema_admits_is_of_a_possible_kind(schema: dict[str, Any], values: list[Any]) -> None:
     node = Node(schema, schema)
     kinds = possible_kinds(node)
-    assert all(kinds & _kind(value) for value in values if admits(node, value))
+    assert all(kinds & kind_of(value) for value in values if admits(node, value))
 
 
 @fixed
@@ -178,6 +178,16 @@ def test_sure_conflicts_are_told(produced: Node, wanted: Node, reason: str) -> N
 @pytest.mark.parametrize(("produced", "wanted"), COMPATIBLE)
 def test_what_might_fit_is_accepted(produced: Node, wanted: Node) -> None:
     assert conflict(produced, wanted) is None
+
+
+def test_a_key_that_a_pattern_may_admit_is_no_absent_part() -> None:
+    node = of(type="object", properties={}, patternProperties={"^b": {}}, additionalProperties=False)
+    assert isinstance(part(node, "b1"), Node)
+
+
+def test_a_question_that_leads_in_a_circle_leaves_everything_possible() -> None:
+    loop = {"$ref": "#/$defs/Loop", "$defs": DEFS}
+    assert possible_kinds(Node(loop, loop)) == ANY
 
 
 def test_recursive_alternatives_do_not_explode() -> None:
