@@ -5,7 +5,7 @@ Pure functions over plain dataclasses. Never touches the database or a model.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,8 +22,8 @@ class Attempt:
 
     written: str
     sql: str = ""
-    columns: list[str] = field(default_factory=list)
-    rows: list[list[Cell]] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list[str])
+    rows: list[list[Cell]] = field(default_factory=list[list[Cell]])
     fault: str = ""
     message: str = ""
 
@@ -44,7 +44,7 @@ class Answer:
 def elect(attempts: Sequence[Attempt]) -> Answer:
     """The result that most candidates share; candidates that failed to run have no vote."""
     keys = [vote_key([tuple(row) for row in one.rows], "ORDER BY" in one.sql) for one in attempts]
-    weights: Counter[str] = Counter()
+    weights: defaultdict[str, float] = defaultdict(float)
     for index, (one, key) in enumerate(zip(attempts, keys, strict=True)):
         if one.fault in ("", "empty"):
             weights[key] += (EMPTY_WEIGHT if one.fault else 1.0) + (0.0 if index else FIRST_BONUS)
@@ -52,7 +52,7 @@ def elect(attempts: Sequence[Attempt]) -> Answer:
         first = attempts[0]
         error = f"no candidate could be run; the first: {first.message or first.fault}"
         return Answer(first.sql or first.written, [], [], "I could not answer that.", 0, len(attempts), error)
-    best, _ = weights.most_common(1)[0]
+    best = max(weights, key=weights.__getitem__)
     ran = [one for one, key in zip(attempts, keys, strict=True) if key == best and one.fault in ("", "empty")]
     return Answer(ran[0].sql, ran[0].columns, ran[0].rows, sentence(ran[0].rows), len(ran), len(attempts))
 
