@@ -34,7 +34,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def server(directory: Path) -> AsyncIterator[Client]:
-    settings = Settings(model=str(directory), engine=EngineOptions(threads=1, kv_blocks=128))
+    settings = Settings(model=str(directory), engine=EngineOptions(threads=1, kv_blocks=128), start_wait_s=600.0)
     app = create_app(settings, assemble=partial(assemble, rng=Random(3)))
     async with app.router.lifespan_context(app):
         yield Client(app)
@@ -61,7 +61,7 @@ async def process_of(client: Client) -> LocalProcess:
 
 
 async def value(client: Client, id: str) -> str:
-    view = (await client.get(f"/v1/programs/{id}/variables/letters", wait=60)).json
+    view = (await client.get(f"/v1/programs/{id}/variables/letters", wait=300)).json
     assert view["status"] == "written", view
     return str(view["value"])
 
