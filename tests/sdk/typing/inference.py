@@ -1,5 +1,4 @@
 # mypy: disable-error-code="empty-body"
-# ruff: noqa: PIE790
 """What type checkers infer for users' code. Never run: `test_typing.py` checks it with mypy and pyright, strict."""
 
 from __future__ import annotations
