@@ -128,11 +128,6 @@ class AsyncClient:
             raise NoClient(f"{self!r} belongs to another event loop: make one client in each loop")
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that the client was first used in."""
-        return self._loop
-
-    @property
     def worker(self) -> Worker:
         """Runs this process's tools for the server."""
         return self._worker

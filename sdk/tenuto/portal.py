@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -59,6 +60,11 @@ class LoopThread:
                 future.cancel()
                 ended.wait(_UNWIND_S)
             raise
+
+    def post(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Run a coroutine without waiting; nothing happens if the loop has ended. From any thread, this one too."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(make()))
 
     def stop(self) -> None:
         """End the loop and its thread. A second stop is no error."""

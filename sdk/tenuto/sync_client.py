@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Literal, Self, TypeVar
 
@@ -88,6 +89,11 @@ class Client:
         return self._async.toolset
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the client's thread."""
+        return self._portal.loop
+
+    @property
     def async_client(self) -> AsyncClient:
         """The async client inside: usable only in this client's own event loop."""
         return self._async
@@ -145,7 +151,7 @@ class Client:
             while (event := self.call(advance)) is not None:
                 yield event
         finally:
-            self.call(source.aclose)
+            self._portal.post(source.aclose)  # a generator may be closed in any thread, and late
 
     def models(self) -> tuple[ModelView, ...]:
         """The models that calls may ask for, the default first."""

@@ -163,7 +163,7 @@ class Workflow(Generic[P, R]):
                 f"{self.name}.{method}() needs a server: use `async with tenuto.local():` or "
                 "`async with tenuto.AsyncClient(url):`"
             )
-        if client.async_client.loop is asyncio.get_running_loop():
+        if client.loop is asyncio.get_running_loop():
             return client.async_client  # inside a workflow or a tool that this very client runs
         raise NoClient(
             f"the current client is a blocking one: use {self.name}.{twin}(...), or `async with` instead of `with`"
