@@ -96,6 +96,13 @@ class ModelSpec:
         """Query heads per KV head."""
         return self.heads // self.kv_heads
 
+    @property
+    def is_small(self) -> bool:
+        """Whether a step is mostly overhead and the weights fit a CPU's cache: under 50 million parameters."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        layer = attention + 3 * self.hidden * self.intermediate
+        return self.layers * layer + self.vocab_size * self.hidden < 50_000_000
+
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes of keys and values of one token over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * (4 if dtype == "float32" else 2)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, regex_to_lark
 
 from engine.protocol import Grammar, GrammarKind, InvalidGrammar
 
@@ -66,7 +66,9 @@ class GrammarCompiler:
         if grammar.kind == GrammarKind.JSON_SCHEMA:
             source = _json_schema(grammar.source)
         elif grammar.kind == GrammarKind.REGEX:
-            source = LLMatcher.grammar_from_regex(grammar.source)
+            # As in JSON Schema, \d means 0-9, not the digits of all scripts.
+            regex = regex_to_lark(grammar.source, "d")
+            source = LLMatcher.grammar_from_lark(f"start: /{regex}/")
         elif grammar.kind == GrammarKind.LARK:
             source = LLMatcher.grammar_from_lark(grammar.source)
         else:

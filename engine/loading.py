@@ -17,8 +17,6 @@ from engine.sequence import blocks_for
 from engine.text import TextCodec
 from engine.weights import load_weights
 
-_SMALL_PARAMETERS = 50_000_000
-
 
 def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine:
     """Load the model of `config` and build its engine, in the thread that will run it. Raises `ModelLoadError`."""
@@ -32,7 +30,8 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     device = _device(config)
     dtype = _dtype(config, spec, device)
     if device.type == "cpu":
-        torch.set_num_threads(config.threads or _threads(spec))
+        # More threads only wait for each other when a step is mostly overhead.
+        torch.set_num_threads(config.threads or (1 if spec.is_small else len(os.sched_getaffinity(0))))
     weights = load_weights(directory, spec, dtype, device)
     name = str(dtype).removeprefix("torch.")
     token_bytes = spec.kv_bytes_per_token(name)
@@ -69,10 +68,3 @@ def _dtype(config: EngineConfig, spec: ModelSpec, device: torch.device) -> torch
         name = "float32" if device.type == "cpu" else spec.dtype
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def _threads(spec: ModelSpec) -> int:
-    """One thread for models whose steps are mostly overhead, else every core that this process may use."""
-    attention = 2 * spec.hidden * spec.head_dim * (spec.heads + spec.kv_heads)
-    parameters = spec.layers * (attention + 3 * spec.hidden * spec.intermediate) + spec.vocab_size * spec.hidden
-    return 1 if parameters < _SMALL_PARAMETERS else len(os.sched_getaffinity(0))

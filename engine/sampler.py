@@ -80,15 +80,16 @@ def _draw(logits: Tensor, rows: list[int], sequences: Seq[Sequence]) -> list[int
         return torch.tensor(values, device=logits.device).unsqueeze(1)
 
     probabilities = (logits[rows] / column([p.temperature for p in chosen])).softmax(1)
-    order = None
     if any(p.top_k or p.top_p < 1 for p in chosen):
-        probabilities, order = probabilities.sort(dim=1, descending=True, stable=True)
-        size = probabilities.shape[1]
+        ranked, order = probabilities.sort(dim=1, descending=True, stable=True)
+        size = ranked.shape[1]
         ranks = torch.arange(size, device=logits.device)
-        probabilities = probabilities.masked_fill_(ranks >= column([float(p.top_k or size) for p in chosen]), 0.0)
-        before = probabilities.cumsum(1) - probabilities
-        limit = column([p.top_p if p.top_p < 1 else math.inf for p in chosen]) * probabilities.sum(1, keepdim=True)
-        probabilities = probabilities.masked_fill_(before >= limit, 0.0)
+        ranked = ranked.masked_fill_(ranks >= column([float(p.top_k or size) for p in chosen]), 0.0)
+        before = ranked.cumsum(1) - ranked
+        limit = column([p.top_p if p.top_p < 1 else math.inf for p in chosen]) * ranked.sum(1, keepdim=True)
+        ranked = ranked.masked_fill_(before >= limit, 0.0)
+        # Back in vocabulary order: a row must not be drawn from in another order because its neighbour needs ranks.
+        probabilities = probabilities.scatter_(1, order, ranked)
     if any(p.min_p for p in chosen):
         least = column([p.min_p for p in chosen]) * probabilities.amax(1, keepdim=True)
         probabilities = probabilities.masked_fill_(probabilities < least, 0.0)
@@ -99,7 +100,5 @@ def _draw(logits: Tensor, rows: list[int], sequences: Seq[Sequence]) -> list[int
         device=logits.device,
     ).unsqueeze(1)
     picks = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
-    if order is not None:
-        picks = order.gather(1, picks)
     tokens: list[int] = picks.flatten().tolist()
     return tokens

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelSpec, read_json
-from engine.models.decoder import Layer, Linear, Weights
+from engine.models.decoder import Layer, Weights
+from engine.ops.linear import Linear
 from engine.ops.norm import RmsNorm
 from engine.protocol import ModelLoadError
 
@@ -29,7 +30,12 @@ def load_weights(directory: Path, spec: ModelSpec, dtype: torch.dtype, device: t
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ModelLoadError(f"{directory}: tensors are missing: {', '.join(missing[:5])}{more}")
-    return parameters.weights()
+    weights = parameters.weights()
+    for layer in weights.layers:
+        for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
+            linear.pack(keep_plain=spec.is_small)
+    weights.head.pack(keep_plain=spec.is_small)
+    return weights
 
 
 def _files(directory: Path) -> list[Path]:
@@ -72,17 +78,15 @@ class _Parameters:
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
         self._spec, self._dtype, self._device = spec, dtype, device
-        # fp32 products of few rows are faster on [in, out] memory on CPU; other types are stored as checkpoints are.
-        self._transposed = dtype == torch.float32 and device.type == "cpu"
         self._places: dict[str, Tensor] = {}
         self._known: set[str] = set()
         self._embedding = self._place("model.embed_tokens.weight", self._new(spec.vocab_size, spec.hidden))
         self._layers = tuple(self._layer(f"model.layers.{index}.") for index in range(spec.layers))
         self._norm = self._place("model.norm.weight", self._new(spec.hidden))
         if spec.tied_head:
-            self._head = self._embedding.t()
+            self._head = Linear(self._embedding.t())
         else:
-            self._head = self._linear(spec.hidden, {"lm_head": spec.vocab_size}, bias=False).weight
+            self._head = self._linear(spec.hidden, {"lm_head": spec.vocab_size}, bias=False)
         self._known |= self._places.keys()
 
     def fill(self, name: str, tensor: Tensor, file: Path) -> None:
@@ -117,7 +121,7 @@ class _Parameters:
     def _linear(self, inputs: int, parts: dict[str, int], *, bias: bool) -> Linear:
         """One product for several of the checkpoint's: their [out, in] weights side by side."""
         outputs = sum(parts.values())
-        memory = self._new(inputs, outputs).t() if self._transposed else self._new(outputs, inputs)
+        memory = self._new(outputs, inputs)
         biases = self._new(outputs) if bias else None
         first = 0
         for name, size in parts.items():

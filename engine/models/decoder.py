@@ -14,18 +14,8 @@ from torch.nn import functional
 from engine.config import ModelSpec
 from engine.models.rope import rope_table, rotate
 from engine.ops import attention
+from engine.ops.linear import Linear
 from engine.ops.norm import RmsNorm, silu_mul
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """y = x w + b with w [in, out] (either memory order) and b [out] or None."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +34,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All parameters. `head` is [hidden, vocab]; tied heads are a view of `embedding` [vocab, hidden]."""
+    """All parameters. `embedding` is [vocab, hidden]; a tied head multiplies by the same numbers."""
 
     embedding: Tensor
     layers: tuple[Layer, ...]
     norm: RmsNorm
-    head: Tensor
+    head: Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +94,7 @@ class Decoder:
             hidden = layer.down(silu_mul(layer.gate_up(layer.mlp_norm(hidden)))).add_(hidden)
         if batch.wanted is not None:
             hidden = hidden.index_select(0, batch.wanted)
-        return torch.mm(weights.norm(hidden), weights.head).float()
+        return weights.head(weights.norm(hidden)).float()
 
     def _attend(self, layer: Layer, hidden: Tensor, kv: Tensor, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
         """Attention block of one layer on hidden [tokens, hidden], with the output product, without the residual."""

@@ -1,0 +1,240 @@
+"""What each step computes: the budget, the order of keys, shared prefixes, memory, re-keying."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.clock import ManualClock
+from engine.config import BLOCK_TOKENS
+from engine.kv.cache import BlockCache
+from engine.protocol import QueueFull
+from engine.scheduler import Scheduler, Step
+from engine.sequence import Sequence, State
+
+
+def scheduler(blocks: int = 64, budget: int = 64, running: int = 8, queue: int = 100) -> Scheduler:
+    cache = BlockCache(blocks, ManualClock(), lease_blocks=blocks, max_ttl_s=60.0)
+    return Scheduler(cache, token_budget=budget, max_running=running, queue_limit=queue)
+
+
+def sequence(name: str, tokens: list[int] | int, key: float = 0.0, program: str = "") -> Sequence:
+    """A prompt of these ids, or of so many ids of its own."""
+    if isinstance(tokens, int):
+        first = sum(map(ord, name)) * 1_000
+        tokens = list(range(first, first + tokens))
+    return Sequence(name, program or name, list(tokens), 100, key=(key,))
+
+
+def run(scheduler: Scheduler, steps: int = 1) -> list[Step]:
+    """Do the next steps; every sampled sequence gets the token 1."""
+    done = []
+    for _ in range(steps):
+        step = scheduler.schedule()
+        scheduler.check()
+        scheduler.advance(step, [1] * len(step.sampled))
+        scheduler.check()
+        done.append(step)
+    return done
+
+
+def summary(step: Step) -> tuple[list[str], list[tuple[str, int, int]]]:
+    return [s.id for s in step.decodes], [(p.sequence.id, p.start, p.count) for p in step.pieces]
+
+
+def test_a_step_takes_decodes_first_then_prompts_within_the_budget() -> None:
+    it = scheduler(budget=40)
+    it.add(sequence("a", 10))
+    assert summary(run(it)[0]) == ([], [("a", 0, 10)])
+    it.add(sequence("b", 100))
+    it.add(sequence("c", 5))
+    steps = run(it, 4)
+    assert [summary(step) for step in steps] == [
+        (["a"], [("b", 0, 32), ("c", 0, 5)]),
+        (["a", "c"], [("b", 32, 32)]),
+        (["a", "c"], [("b", 64, 36)]),
+        (["a", "b", "c"], []),
+    ]
+    assert all(step.tokens <= 40 for step in steps)
+    assert [s.id for s in steps[2].sampled] == ["a", "c", "b"]
+
+
+def test_pieces_that_are_not_the_last_end_with_a_block() -> None:
+    it = scheduler(budget=30)
+    it.add(sequence("a", 75))
+    assert [step.pieces[0].count for step in run(it, 4)] == [16, 16, 16, 27]
+
+
+def test_keys_decide_who_is_served_and_arrival_breaks_ties() -> None:
+    it = scheduler(running=1)
+    for name, key in (("late", 2.0), ("first", 1.0), ("second", 1.0), ("urgent", 0.0)):
+        it.add(sequence(name, 5, key))
+    order = []
+    while it.has_work:
+        (step,) = run(it)
+        order.append(step.sequences[0].id)
+        it.end(step.sequences[0])
+    assert order == ["urgent", "first", "second", "late"]
+
+
+def test_a_more_urgent_prompt_goes_before_a_running_one() -> None:
+    it = scheduler(budget=32)
+    it.add(sequence("slow", 200, 5.0))
+    run(it)
+    it.add(sequence("urgent", 40, 1.0))
+    assert [summary(step)[1] for step in run(it, 2)] == [[("urgent", 0, 32)], [("urgent", 32, 8), ("slow", 32, 16)]]
+
+
+def test_a_new_key_reorders_queue_and_running_from_the_next_step() -> None:
+    it = scheduler(budget=24, running=2)
+    a, b, c = sequence("a", 100, 1.0, "p"), sequence("b", 100, 2.0, "q"), sequence("c", 20, 3.0, "r")
+    for one in (a, b, c):
+        it.add(one)
+    assert summary(run(it)[0])[1] == [("a", 0, 16)]
+    it.reprioritize("q", (0.0,))
+    assert summary(run(it)[0])[1] == [("b", 0, 16)]
+    it.reprioritize("r", (-1.0,))
+    it.reprioritize("nobody", (-9.0,))
+    run(it)
+    assert c.state is State.WAITING, "both rows are taken"
+    it.end(a)
+    assert summary(run(it)[0])[1] == [("c", 0, 20)]
+
+
+def test_a_key_that_changes_back_and_forth_counts_once() -> None:
+    it = scheduler(running=1)
+    it.add(sequence("a", 5, 1.0))
+    it.add(sequence("b", 5, 2.0))
+    for key in (3.0, 1.0, 3.0, 1.0) * 100:
+        it.reprioritize("a", (key,))
+        it.check()
+    assert len(it._heap) < 100, "stale entries pile up"
+    assert summary(run(it)[0])[1] == [("a", 0, 5)]
+    assert it.waiting == 1
+
+
+def test_siblings_in_one_step_share_what_is_being_computed() -> None:
+    it = scheduler(budget=200)
+    shared = list(range(50))
+    for index in range(4):
+        it.add(sequence(f"s{index}", [*shared, 900 + index], program="p"))
+    (step,) = run(it)
+    assert summary(step)[1] == [("s0", 0, 51), ("s1", 48, 3), ("s2", 48, 3), ("s3", 48, 3)]
+    tables = [piece.sequence.table for piece in step.pieces]
+    assert len({tuple(table[:3]) for table in tables}) == 1
+    assert len({table[3] for table in tables}) == 4
+    assert [piece.sequence.cached_tokens for piece in step.pieces] == [0, 48, 48, 48]
+
+
+def test_a_sibling_waits_for_a_prefix_that_takes_several_steps() -> None:
+    it = scheduler(budget=64)
+    shared = list(range(150))
+    it.add(sequence("first", [*shared, 1, 2, 3], program="p"))
+    run(it)
+    it.add(sequence("second", [*shared, 7, 8, 9], program="p"))
+    computed = [piece for step in run(it, 4) for piece in step.pieces]
+    positions = [(p.start + i) // BLOCK_TOKENS for p in computed for i in range(p.count) if p.start + i < 144]
+    assert len(positions) == 144 - 64, "a position of the shared prefix was computed twice"
+    second = [piece for piece in computed if piece.sequence.id == "second"]
+    assert [(piece.start, piece.count) for piece in second] == [(144, 9)]
+
+
+def test_a_sibling_goes_on_alone_when_the_first_is_aborted() -> None:
+    it = scheduler(budget=64)
+    shared = list(range(150))
+    first, second = sequence("first", [*shared, 1], program="p"), sequence("second", [*shared, 2], program="p")
+    it.add(first)
+    it.add(second)
+    run(it)
+    it.end(first)
+    pieces = [piece for step in run(it, 3) for piece in step.pieces]
+    assert [(piece.sequence.id, piece.start, piece.count) for piece in pieces] == [
+        ("second", 64, 64),
+        ("second", 128, 23),
+    ]
+
+
+def test_generated_blocks_are_found_again() -> None:
+    it = scheduler()
+    a = sequence("a", 30)
+    it.add(a)
+    run(it, 20)
+    tokens = list(a.tokens)
+    it.end(a)
+    b = sequence("b", [*tokens, 5, 6, 7])
+    it.add(b)
+    run(it)
+    assert b.cached_tokens == (len(tokens) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+
+
+def test_a_salt_keeps_prefixes_apart() -> None:
+    it = scheduler(budget=200)
+    tokens = list(range(50))
+    one, other = sequence("one", tokens), sequence("other", tokens)
+    other.salt = "tenant"
+    it.add(one)
+    it.add(other)
+    run(it)
+    assert not set(one.table) & set(other.table) and other.cached_tokens == 0
+
+
+def test_the_last_in_order_is_preempted_when_blocks_run_out() -> None:
+    it = scheduler(blocks=8, running=3)
+    a, b, c = (sequence(name, 15, key) for name, key in (("a", 1.0), ("b", 3.0), ("c", 2.0)))
+    for one in (a, b, c):
+        it.add(one)
+    run(it, 40)
+    assert (a.preemptions, c.preemptions) == (0, 0) and b.preemptions > 0
+    assert a.state is c.state is State.RUNNING and b.state is State.WAITING
+    assert len(a.tokens) == len(c.tokens) == 15 + 40
+    it.end(a)
+    run(it, 2)
+    assert b.state is State.RUNNING and b.cached_tokens == 0, "what it had computed itself is not a cache hit"
+
+
+def test_the_first_in_order_always_gets_memory() -> None:
+    it = scheduler(blocks=4)
+    a = sequence("a", 15)
+    it.add(a)
+    run(it)
+    it.add(sequence("b", 10, -1.0))
+    for _ in range(45):
+        (step,) = run(it)
+        assert step, "there is work and nothing is done"
+
+
+def test_a_head_that_does_not_fit_lets_nobody_pass() -> None:
+    it = scheduler(blocks=8)
+    running, big, small = sequence("running", 60, 0.0), sequence("big", 100, 1.0), sequence("small", 5, 2.0)
+    it.add(running)
+    run(it)
+    it.add(big)
+    it.add(small)
+    run(it, 3)
+    assert big.state is small.state is State.WAITING
+    it.end(running)
+    run(it)
+    assert big.state is State.RUNNING
+
+
+def test_a_full_queue_refuses() -> None:
+    it = scheduler(queue=2)
+    it.add(sequence("a", 5))
+    it.add(sequence("b", 5))
+    with pytest.raises(QueueFull, match="limit is 2"):
+        it.add(sequence("c", 5))
+    run(it)
+    it.add(sequence("c", 5))
+    it.check()
+
+
+def test_ending_is_idempotent_and_gives_everything_back() -> None:
+    it = scheduler()
+    a, b = sequence("a", 40), sequence("b", 40)
+    it.add(a)
+    run(it)
+    it.add(b)
+    for one in (a, a, b, b):
+        it.end(one)
+        it.check()
+    assert not it.has_work and it.waiting_tokens == 0
+    assert it.cache.pool.active == 0 and it.cache.pool.cached == 2
