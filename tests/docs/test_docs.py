@@ -1,0 +1,63 @@
+"""The docs' promises: their Python runs, and every error name is explained."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine.protocol
+import orchestrator.engines.errors
+import orchestrator.errors
+from tenuto.testing import EchoModel, override, server
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def module_of(sources: list[str], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The blocks as one imported module: decorators read annotations in the module where they stand."""
+    path = tmp_path / f"{name}.py"
+    path.write_text("\n".join(sources))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_first_program_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = blocks("README.md")
+    declared = source.split("with local(")[0]
+    page = module_of([declared], tmp_path, "readme_page", monkeypatch)
+    with server(), override(EchoModel()):
+        assert isinstance(page.both.run("harbours"), str)
+
+
+def test_the_sdk_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module_of(blocks("docs/sdk.md"), tmp_path, "sdk_page", monkeypatch).test_best()
+
+
+def fault_names() -> Iterator[str]:
+    for module in (engine.protocol, orchestrator.errors, orchestrator.engines.errors):
+        for thing in vars(module).values():
+            name = getattr(thing, "name", None)
+            if isinstance(thing, type) and issubclass(thing, Exception) and isinstance(name, str):
+                yield name
+    for path in [*(ROOT / "orchestrator").rglob("*.py"), *(ROOT / "sdk" / "tenuto").rglob("*.py")]:
+        yield from re.findall(r'(?:CallFailure|TaskFailure|_failed)\(\s*"([a-z_]+)"', path.read_text())
+        yield from re.findall(r'ErrorValue\(\s*type="([a-z_]+)"', path.read_text())
+
+
+@pytest.mark.parametrize("name", sorted(set(fault_names())))
+def test_every_error_name_is_explained(name: str) -> None:
+    assert f"`{name}`" in (ROOT / "docs" / "http.md").read_text(), f"docs/http.md says nothing of {name}"
