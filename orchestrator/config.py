@@ -14,7 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from orchestrator.api.auth import ApiKey
 from orchestrator.journal import Synchronous
@@ -63,7 +69,12 @@ class Settings(BaseSettings):
     """Everything that a server is told when it starts."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, protected_namespaces=()
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
     )
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -106,6 +117,9 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
         found = fault.errors(include_url=False)
         lines = [_line(error, given, file_values, file) for error in found]
         raise ConfigError("\n".join(lines)) from None
+    except SettingsError as fault:
+        fix = f"Give JSON there, or one variable for each key, as {ENV_PREFIX}ENGINE__THREADS=2"
+        raise ConfigError(f"{fault}. {fix}") from None
     _check(settings)
     return settings
 
@@ -164,12 +178,12 @@ def _line(error: ErrorDetails, flags: Mapping[str, Any], file_values: Mapping[st
     if error["type"] == "extra_forbidden":
         known = Settings.model_fields if len(loc) == 1 else EngineOptions.model_fields
         message = f"is no setting; {_nearest(loc[-1], known)}"
-    variable = ENV_PREFIX + "__".join(loc).upper()
-    set_variables = [name for name in (variable, ENV_PREFIX + loc[0].upper()) if name in os.environ]
+    exact, section = ENV_PREFIX + "__".join(loc).upper(), ENV_PREFIX + loc[0].upper()
+    variables = sorted(name for name in os.environ if name == section or name.startswith(f"{exact}__"))
     if loc[0] in flags:
         source = f"flag --{loc[0].replace('_', '-')}"
-    elif set_variables:
-        source = set_variables[0]
+    elif exact in os.environ or variables:
+        source = exact if exact in os.environ else ", ".join(variables)
     elif loc[0] in file_values:
         source = str(file)
     else:

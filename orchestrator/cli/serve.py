@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 STDIN = 0
 BACKLOG = 2048
+KEEP_ALIVE_S = 75
+"""Longer than clients keep idle connections: the side that sends the next request should be the one that closes."""
 
 
 def serve(
@@ -80,6 +82,7 @@ async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: 
             server_header=False,
             date_header=False,
             backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=5,
         ),
         on_listening=lambda: _announce(listener),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from engine.config import EngineConfig
 from orchestrator.api.auth import KeyRing, make_key
-from orchestrator.config import ConfigError, is_loopback, load, misspelt_variables
+from orchestrator.config import ConfigError, EngineOptions, is_loopback, load, misspelt_variables
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +82,26 @@ def test_errors_name_where_the_value_was_given(monkeypatch: pytest.MonkeyPatch) 
     flag, variable = sorted(str(caught.value).splitlines(), reverse=True)
     assert flag.startswith("port = -1 (flag --port): ")
     assert variable.startswith("limits.workers = 'abc' (TENUTO_LIMITS__WORKERS): ")
+
+
+def test_variables_may_hold_json_and_empty_ones_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, kept = make_key("acme", bytes(28))
+    keys = [{"prefix": kept.prefix, "sha256": kept.sha256, "tenant": "acme"}]
+    monkeypatch.setenv("TENUTO_API_KEYS", json.dumps(keys))
+    monkeypatch.setenv("TENUTO_PORT", "")
+    settings = load()
+    assert (settings.api_keys, settings.port) == ((kept,), 7878)
+    monkeypatch.setenv("TENUTO_API_KEYS", "[")
+    with pytest.raises(ConfigError, match=r'"api_keys".*Give JSON'):
+        load()
+    monkeypatch.delenv("TENUTO_API_KEYS")
+    monkeypatch.setenv("TENUTO_LIMITS__NOPE", "3")
+    with pytest.raises(ConfigError, match=r"limits \(TENUTO_LIMITS__NOPE\): there is no limit 'nope'"):
+        load()
+
+
+def test_every_engine_option_is_one_that_the_engine_knows() -> None:
+    assert set(EngineOptions.model_fields) <= {field.name for field in dataclasses.fields(EngineConfig)}
 
 
 def test_a_bind_beyond_loopback_needs_a_key() -> None:
