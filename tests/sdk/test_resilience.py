@@ -11,11 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.app import create_app
+from engine.protocol import GenerateRequest, TokenChunk
+from orchestrator.app import assemble, create_app
 from orchestrator.config import Settings
 from orchestrator.limits import Limits
 from tenuto import AsyncClient, CallFailed, ConnectionLost, InvalidArgument, gather, llm, tool, workflow
 from tenuto.testing import ASGITransport, ScriptedModel, override
+from tests.orchestrator.api.support import EchoEngine
 
 
 class Restartable(httpx.AsyncBaseTransport):
@@ -245,3 +247,45 @@ async def test_two_tools_of_one_name_in_one_client_are_refused(client: AsyncClie
     with pytest.raises(InvalidArgument, match=r"two tools are named 'same'.*one.*two"):
         await wf.arun(second())
     assert await wf.arun(first()) == 1
+
+
+class Endless(EchoEngine):
+    """Begins to generate and never gets anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__(word_s=3600.0)
+        self.begun = asyncio.Event()
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        self.begun.set()
+        async for chunk in super().generate(request):
+            yield chunk
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "exception"])
+async def test_giving_up_reaches_the_engine(how: str) -> None:
+    engine = Endless()
+    app = create_app(Settings(model="none"), assemble=lambda settings: assemble(settings, engines=[engine]))
+    generating = asyncio.Event()
+
+    @workflow
+    async def wf() -> str:
+        var = say("a text")
+        await engine.begun.wait()
+        generating.set()
+        if how == "exception":
+            raise ZeroDivisionError
+        return await var
+
+    async with ASGITransport(app) as server, AsyncClient("http://tenuto.test", transport=server), asyncio.timeout(60):
+        running = asyncio.create_task(wf.arun())
+        await generating.wait()
+        if how == "cancel":
+            running.cancel()
+        if how == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await running
+        with pytest.raises((asyncio.CancelledError, ZeroDivisionError)):
+            await running
+        assert not engine.running

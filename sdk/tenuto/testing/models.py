@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic_core import to_jsonable_python
 
@@ -146,8 +146,8 @@ class EchoModel:
 class NoisyModel:
     """Answers as `oracle` with probability 1 - p, else as `wrong` (by default the smallest value of the schema).
 
-    The draw depends on (seed, prompt, the call's own sampling seed, attempt) alone: never on order or time, so that a
-    run can be repeated, and a retry may go better.
+    The draw depends on (seed, call, prompt, attempt) alone: never on order or time, so that a run can be repeated, and
+    a retry may go better.
     """
 
     def __init__(self, oracle: ModelDouble, p: float, *, seed: int = 0, wrong: ModelDouble | None = None) -> None:
@@ -159,16 +159,22 @@ class NoisyModel:
         self._wrong = wrong if wrong is not None else EchoModel()
 
     async def __call__(self, task: ModelTask) -> Answer:
-        draw = Random(f"{self._seed}:{task.sampling.seed}:{task.attempt}:{task.call}:{prompt_key(task)}").random()
+        draw = Random(f"{self._seed}:{task.attempt}:{task.call}:{prompt_key(task)}").random()
         return await answered(self._wrong if draw < self._p else self._oracle, task)
+
+
+class _Recorded(NamedTuple):
+    call: str
+    answer: str
 
 
 class RecordedModel:
     """Answers from a file, or writes one.
 
-    `record` asks `source` (by default the server's real engine) and appends each answer to `path`; `replay` gives the
-    answers of equal prompts in the order they were recorded, and repeats the last. Equal: same stage, messages,
-    sampling, schema and constraint. The file has one JSON object per line.
+    `record` asks `source` (by default the server's real engine) and appends each answer to `path`. `replay` gives the
+    answers of equal prompts: first those of the same call, then others in the order they were recorded, and in the end
+    the last one again. Equal: same stage, messages, sampling (but the seed), schema and constraint. The file has one
+    JSON object per line.
     """
 
     def __init__(
@@ -181,8 +187,8 @@ class RecordedModel:
         self._path = Path(path)
         self._source: ModelDouble = source if source is not None else EngineModel()
         self._mode = mode
-        self._used: defaultdict[str, int] = defaultdict(int)
-        self._answers: defaultdict[str, list[str]] = defaultdict(list)
+        self._unused: defaultdict[str, list[_Recorded]] = defaultdict(list)
+        self._last: dict[str, _Recorded] = {}
         if mode == "record":
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text("", encoding="utf-8")
@@ -194,27 +200,31 @@ class RecordedModel:
             if line:
                 try:
                     entry = json.loads(line)
-                    self._answers[entry["key"]].append(entry["answer"])
+                    self._unused[entry["key"]].append(_Recorded(entry["call"], entry["answer"]))
                 except (ValueError, KeyError, TypeError):
                     raise ValueError(f"{self._path}, line {number}: no recorded answer; record the file anew") from None
 
     async def __call__(self, task: ModelTask) -> Answer:
-        key = prompt_key(task)
         if self._mode == "replay":
-            answers = self._answers.get(key)
-            if not answers:
-                shown = task.messages[-1].content[:200]
-                raise LookupError(
-                    f"{self._path} has no answer for stage {task.stage!r} and prompt {shown!r}: record it"
-                )
-            place = self._used[key]
-            self._used[key] += 1
-            return answers[min(place, len(answers) - 1)]
+            return self._replayed(task)
         answer = as_text(await answered(self._source, task), task)
-        entry = {"key": key, "stage": task.stage, "prompt": task.messages[-1].content, "answer": answer}
+        prompt = task.messages[-1].content
+        entry = {"key": prompt_key(task), "stage": task.stage, "call": task.call, "prompt": prompt, "answer": answer}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         return answer
+
+    def _replayed(self, task: ModelTask) -> str:
+        key = prompt_key(task)
+        unused = self._unused[key]
+        if unused:
+            found = next((entry for entry in unused if entry.call == task.call), unused[0])
+            unused.remove(found)
+            self._last[key] = found
+        if key not in self._last:
+            shown = task.messages[-1].content[:200]
+            raise LookupError(f"{self._path} has no answer for stage {task.stage!r}, prompt {shown!r}: record it")
+        return self._last[key].answer
 
 
 class EngineModel:
@@ -249,6 +259,8 @@ class EngineModel:
 
 
 def prompt_key(task: ModelTask) -> str:
-    """A digest of everything that an answer may depend on."""
-    content = task.model_dump_json(include={"stage", "messages", "sampling", "constraint", "json_schema"})
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+    """A digest of what an answer depends on, without the seed: where none is asked for the server draws one."""
+    fields = {"stage", "messages", "sampling", "constraint", "json_schema"}
+    content = task.model_dump(mode="json", include=fields)
+    del content["sampling"]["seed"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

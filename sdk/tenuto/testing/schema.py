@@ -75,19 +75,24 @@ def _of_kind(kind: Any, schema: dict[str, Any], root: dict[str, Any], path: tupl
 
 
 def _number(schema: dict[str, Any], *, whole: bool) -> float | int:
-    """0 if it is in the bounds, else the bound nearest to it."""
-    step = schema.get("multipleOf", 1 if whole else 0)
-    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
-    if "exclusiveMinimum" in schema:
-        low = max(low, schema["exclusiveMinimum"] + (step or 1e-6))
-    if "exclusiveMaximum" in schema:
-        high = min(high, schema["exclusiveMaximum"] - (step or 1e-6))
-    value = min(max(0, low), high)
-    if step:
-        value = math.ceil(value / step) * step if value >= 0 else math.floor(value / step) * step
-        if value > high:
-            raise ValueError("no number is in the schema's bounds")
-    return int(value) if whole else float(value)
+    """The number nearest to 0 that is in the bounds and a multiple of the step."""
+    step = schema.get("multipleOf", 1 if whole else None)
+    low = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf))
+    high = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf))
+    nearest = min(max(0, low), high)
+    if step is None:
+        candidates = [nearest, nearest + 1e-6, nearest - 1e-6]
+    else:
+        candidates = [(math.floor(nearest / step) + offset) * step for offset in (0, 1, -1, 2)]
+    possible = [
+        number
+        for number in candidates
+        if low <= number <= high and number not in (schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum"))
+    ]
+    if not possible:
+        raise ValueError("no number is in the schema's bounds")
+    found = min(possible, key=abs)
+    return int(found) if whole else float(found)
 
 
 def _follow(root: dict[str, Any], reference: str) -> dict[str, Any]:

@@ -146,6 +146,7 @@ class _Lifespan:
         self.state: dict[str, Any] = {}
         self._to_app: asyncio.Queue[Message] = asyncio.Queue()
         self._from_app: asyncio.Queue[Message] = asyncio.Queue()
+        self._heard = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -161,7 +162,11 @@ class _Lifespan:
 
     async def _main(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self.state}
-        await self._app(scope, self._to_app.get, self._from_app.put)
+        await self._app(scope, self._receive, self._from_app.put)
+
+    async def _receive(self) -> Message:
+        self._heard = True
+        return await self._to_app.get()
 
     async def _told(self, phase: str) -> None:
         assert self._task is not None
@@ -170,9 +175,9 @@ class _Lifespan:
         await asyncio.wait({self._task, answer}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             answer.cancel()
-            if phase == "startup" and self._task.exception() is not None:
-                return  # ASGI: an app that raises here has no lifespan
-            return
+            if self._heard:
+                self._task.result()
+            return  # ASGI: an app that ends before it listens has no lifespan
         message = answer.result()
         if message["type"].endswith(".failed"):
             raise RuntimeError(f"the app's {phase} failed: {message.get('message', '')}")
