@@ -41,6 +41,11 @@ def pointer(*steps: str | int) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
+def shorten(message: str, limit: int = 300) -> str:
+    """At most `limit` characters: what clients sent is named in messages, not sent back whole."""
+    return message if len(message) <= limit else message[: limit - 1] + "…"
+
+
 def listing(names: Iterable[str], limit: int = 8) -> str:
     """`'a', 'b', …`: at most `limit` names for a message."""
     known = list(names)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tenuto.wire import Call, Constant, Expr, JsonPath, LLMCall, Reference, TextPart
-from tenuto.wire.values import ListExpr
+from tenuto.wire import Call, Constant, DictExpr, Expr, JsonPath, ListExpr, LLMCall, Reference, TextPart
 
 Steps = tuple[str | int, ...]
 
@@ -41,8 +40,23 @@ def _expression_reads(expr: Expr, where: Steps) -> Iterator[Read]:
         if isinstance(node, Reference):
             yield Read(node.variable, node.path, steps)
         elif not isinstance(node, Constant):
-            items = enumerate(node.items) if isinstance(node, ListExpr) else node.items.items()
-            stack.extend(reversed([(item, (*steps, "items", key)) for key, item in items]))
+            stack.extend(_items(node, steps))
+
+
+def _items(node: ListExpr | DictExpr, steps: Steps) -> list[tuple[Expr, Steps]]:
+    items = enumerate(node.items) if isinstance(node, ListExpr) else node.items.items()
+    return [(item, (*steps, "items", key)) for key, item in items][::-1]
+
+
+def constants(expr: Expr, where: Steps) -> Iterator[tuple[Constant, Steps]]:
+    """Every constant inside `expr` with its place, given the expression's own."""
+    stack: list[tuple[Expr, Steps]] = [(expr, where)]
+    while stack:
+        node, steps = stack.pop()
+        if isinstance(node, Constant):
+            yield node, steps
+        elif not isinstance(node, Reference):
+            stack.extend(_items(node, steps))
 
 
 def expression_depth(expr: Expr) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jsonschema_rs
 
-from dag.diagnostics import pointer
+from dag.diagnostics import listing, pointer
 from tenuto.wire import JsonPath, TextType, ValueType
 
 # A JSON value has exactly one of these kinds. "integer" of JSON Schema includes 1.0.
@@ -200,7 +200,7 @@ def conflict(produced: Node, wanted: Node, depth: int = 8) -> str | None:
     if kinds == TEXT:
         values, allowed = _texts(produced), _texts(wanted)
         if values and allowed and not values & allowed:
-            return f"is one of {sorted(values)} where one of {sorted(allowed)} is expected"
+            return f"is one of {listing(sorted(values))} where one of {listing(sorted(allowed))} is expected"
     return None
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from dag.diagnostics import Diagnostic, Suggester, listing, pointer
+from dag.diagnostics import Diagnostic, Suggester, listing, pointer, shorten
 from dag.limits import GraphLimits
-from dag.reads import Read, Steps, expression_depth, reads
+from dag.reads import Read, Steps, constants, expression_depth, reads
 from dag.schema import TEXT_SCHEMA, Memo, Node, SchemaError, known_keys, of_type, schema_text, validator
 from dag.tool_arguments import ToolCheck
-from dag.values import value_faults
+from dag.values import json_faults, value_faults
 from tenuto.wire import Call, FunctionCall, InputVariable, JsonType, LLMCall, TextPart, TextType, ToolSpec, ValueType
 
 
@@ -96,7 +96,7 @@ class _Validation:
     def fault(self, code: str, where: Steps, message: str, fix: str, inside: str = "") -> None:
         """Tell a fault at `where`; `inside` is a pointer from there on."""
         if len(self.faults) < self.limits.max_diagnostics:
-            self.faults.append(Diagnostic(code, pointer(*where) + inside, message, fix))
+            self.faults.append(Diagnostic(code, pointer(*where) + inside, shorten(message, 1000), shorten(fix)))
         else:
             self.untold += 1
 
@@ -254,7 +254,14 @@ class _Validation:
             what, most = f"nested lists and objects in argument {name!r}", limits.max_expression_depth
             where = (*base, "arguments", name)
             depth = expression_depth(expr)
-            fits &= self.bounded("expression_too_deep", where, what, depth, most, "pass a flatter value")
+            if not self.bounded("expression_too_deep", where, what, depth, most, "pass a flatter value"):
+                fits = False
+                continue
+            for constant, inside in constants(expr, where):
+                for place, message in json_faults(constant.value):
+                    told = f"constant in argument {name!r}: {message}"
+                    self.fault("value_mismatch", (*inside, "value"), told, "pass a JSON value", place)
+                    fits = False
         return fits
 
     def _read(

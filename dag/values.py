@@ -11,14 +11,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dag.diagnostics import pointer
+from dag.diagnostics import pointer, shorten
 from dag.schema import SchemaError, validator
 from tenuto.wire import Constant, Expr, JsonPath, ListExpr, Reference, TextPart, TextType, ValueType, VariablePart
 
 MAX_DEPTH = 200
 """Lists and objects inside each other that a value may have; parsers of JSON and checkers of schemas stop near it."""
 
-_SHOWN_CHARS = 300
 _SHOWN_FAULTS = 5
 
 
@@ -62,11 +61,12 @@ def value_faults(type: ValueType, value: Any) -> list[tuple[str, str]]:
             return [("", f"{_kind(value)} where text is expected")]
         return _surrogates(value)
     checker = validator(type.json_schema)
-    if not _is_json(value):
-        return _find_not_json(value)
+    foreign = json_faults(value)
+    if foreign:
+        return foreign
     if checker.is_valid(value):
         return []
-    return [(pointer(*error.instance_path), _shorten(error.message)) for error in checker.iter_errors(value)]
+    return [(pointer(*error.instance_path), shorten(error.message)) for error in checker.iter_errors(value)]
 
 
 def resolve(expr: Expr, values: Mapping[str, Any]) -> Any:
@@ -119,6 +119,11 @@ def project(variable: str, path: JsonPath, values: Mapping[str, Any]) -> Any:
                 raise PathError(variable, path, depth, f"index {step} of a list of {len(value)}")
             value = value[step]
     return value
+
+
+def json_faults(value: Any) -> list[tuple[str, str]]:
+    """What makes a Python value unfit for JSON, as (pointer into it, message); [] if nothing does."""
+    return [] if _is_json(value) else _find_not_json(value)
 
 
 def _is_json(value: Any) -> bool:
@@ -203,16 +208,13 @@ def _keys(value: dict[str, Any]) -> str:
     return (shown + (" …" if len(value) > 8 else "")) or "no keys"
 
 
-def _shorten(message: str) -> str:
-    return message if len(message) <= _SHOWN_CHARS else message[: _SHOWN_CHARS - 1] + "…"
-
-
 __all__ = [
     "PathError",
     "SchemaError",
     "UnwrittenVariable",
     "as_text",
     "check_value",
+    "json_faults",
     "project",
     "render",
     "resolve",

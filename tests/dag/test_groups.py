@@ -73,7 +73,7 @@ def test_outputs_end_the_program_jointly_and_a_declared_group_that_is_also_deduc
 
 
 def llm(name: str, *parts: TextPart | VariablePart, model: str | None = None, role: str = "user") -> LLMCall:
-    return LLMCall(id=name, model=model, messages=(Message(role=role, parts=parts),))  # type: ignore[arg-type]
+    return LLMCall(id=name, model=model, messages=(Message(role=role, parts=parts),))
 
 
 def steps(one: LLMCall) -> list[object]:

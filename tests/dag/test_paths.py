@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import networkx as nx
 import pytest
 from hypothesis import given
@@ -27,6 +29,10 @@ def test_the_critical_path_is_the_longest_path(program: Program, data: st.DataOb
         assert before in program.needs[after]
 
 
+def delayed(name: str, late: float) -> Callable[[Call], float]:
+    return lambda one: expected_seconds(one) + (late if one.id == name else 0.0)
+
+
 @fixed
 @given(programs())
 def test_remaining_and_slack_follow_from_their_definitions(program: Program) -> None:
@@ -40,10 +46,8 @@ def test_remaining_and_slack_follow_from_their_definitions(program: Program) -> 
         assert rest[name] == expected_seconds(graph.calls[name]) + after
         assert spare[name] >= 0
         # Later by its slack the call still lets the program end in time; by any more it would not.
-        longer = critical_path(graph, lambda one, name=name: expected_seconds(one) + (one.id == name) * spare[name])
-        assert longer.seconds == pytest.approx(whole.seconds)
-        late = critical_path(graph, lambda one, name=name: expected_seconds(one) + (one.id == name) * (spare[name] + 1))
-        assert late.seconds == pytest.approx(whole.seconds + 1)
+        for late, end in ((spare[name], whole.seconds), (spare[name] + 1, whole.seconds + 1)):
+            assert critical_path(graph, delayed(name, late)).seconds == pytest.approx(end)
     assert all(spare[name] == 0 for name in whole.calls)
 
 

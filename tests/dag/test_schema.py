@@ -146,7 +146,7 @@ IN_CONFLICT = [
     (of(**ROW), of(required=["b"]), "never has the key 'b', which is required"),
     (of(type="object", required=["b"]), of(**ROW), "always has the key 'b', which is not allowed"),
     (of(**ROW), of(type="object", properties={"a": {"type": "string"}}), "has at /a a value that is an integer"),
-    (of(enum=["x", "y"]), of(enum=["z"]), "is one of ['x', 'y'] where one of ['z'] is expected"),
+    (of(enum=["x", "y"]), of(enum=["z"]), "is one of 'x', 'y' where one of 'z' is expected"),
     (
         of(anyOf=[{"type": "string"}, {"$ref": "#/$defs/N"}], **{"$defs": {"N": {"type": "null"}}}),
         of(type="array"),

@@ -208,6 +208,11 @@ CASES: dict[str, Case] = {
         {"inputs": {"row": {"value": {"name": "x", "tags": [1, 2, 3]}, "type": json_type(ROW)}}},
         "value_mismatch", "/inputs/row/value/tags", "input 'row'", "change the value",
     ),
+    "constant that JSON cannot hold": (
+        {"calls": [search("a", {"query": literal("x"), "any": {"kind": "list", "items": [
+            literal(1), literal({"a": [float("nan")]})]}})]},
+        "value_mismatch", "/calls/0/arguments/any/items/1/value/a/0", "nan is no JSON number", "pass a JSON value",
+    ),
     "text input that is none": (
         {"inputs": {"q": {"value": 3}}},
         "value_mismatch", "/inputs/q/value", "a number where text is expected", "change the value",
@@ -446,6 +451,14 @@ def test_what_may_fit_a_tool_is_accepted(parameters: dict[str, Any], arguments: 
 def test_a_tool_that_is_not_given_is_not_checked() -> None:
     graph = ProgramGraph()
     assert graph.extend({}, [call("f")], (), {"search": SEARCH}) == ("f",)
+
+
+def test_what_a_client_sent_is_not_sent_back_whole() -> None:
+    long = "x" * 100_000
+    document = {"inputs": INPUT, "calls": [llm("a", ("row", [long])), search("b", {"query": literal([long])})]}
+    found = faults(document)
+    assert [fault.code for fault in found] == ["type_mismatch", "type_mismatch"]
+    assert all(len(fault.message) <= 1000 for fault in found)
 
 
 def test_an_input_may_be_an_output() -> None:

@@ -137,13 +137,14 @@ def test_every_path_of_a_value_leads_to_its_part(value: Any) -> None:
 @given(VALUES, st.data())
 def test_a_path_that_leads_nowhere_names_the_step(value: Any, data: st.DataObject) -> None:
     path, part = data.draw(st.sampled_from(paths(value)))
-    wrong: str | int
+    steps: st.SearchStrategy[str | int]
     if isinstance(part, dict):
-        wrong = data.draw(st.text().filter(lambda key: key not in part) | st.integers(0, 3))
+        steps = st.one_of(st.text().filter(lambda key: key not in part), st.integers(0, 3))
     elif isinstance(part, list):
-        wrong = data.draw(st.sampled_from([len(part), -len(part) - 1, "key"]))
+        steps = st.sampled_from((len(part), -len(part) - 1, "key"))
     else:
-        wrong = data.draw(st.sampled_from([0, "key"]))
+        steps = st.sampled_from((0, "key"))
+    wrong = data.draw(steps)
     with pytest.raises(PathError) as caught:
         project("v", (*path, wrong, "further"), {"v": value})
     assert caught.value.variable == "v"
