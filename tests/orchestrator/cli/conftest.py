@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-START_S = 60.0
+START_S = 300.0
 
 
 class ServerProcess:
