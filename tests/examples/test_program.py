@@ -23,11 +23,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The database lies in a directory of these tests, not in the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENUTO_CACHE", str(tmp_path_factory.mktemp("cache")))
-        world.database.cache_clear()
-        world.linker.cache_clear()
+        world.forget()
         yield
-    world.database.cache_clear()
-    world.linker.cache_clear()
+    world.forget()
 
 
 def test_the_user_code_is_short() -> None:
