@@ -14,7 +14,6 @@ from examples.text_to_sql.geography import build
 from examples.text_to_sql.linking import Linker
 from examples.text_to_sql.places import PlaceIndex
 
-
 _building = threading.RLock()  # `cache` alone lets every thread that comes first build one of its own
 
 
