@@ -15,7 +15,6 @@ from pydantic_core import from_json
 
 from tenuto.wire import ErrorValue, GraphExtension, ProgramStatus, ProgramSubmission, TimelineSpan
 
-
 Cause: TypeAlias = Literal["client", "queue", "prefill", "recompute", "decode", "tool", "pause", "cache"]
 Span: TypeAlias = tuple[Cause, float, float]
 """Seconds with one cause: (cause, start, end) on the program's axis."""
@@ -103,20 +102,23 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The program ended. Of a cancelled one, everything that had not ended was cancelled."""
+    """The program ended. Of a cancelled one, everything that had not ended was cancelled: `cut` says how far those
+    calls had come that had begun."""
 
     program: str
     status: ProgramStatus
     seq: int
     at_s: float
+    cut: tuple[tuple[str, RunFacts], ...] = ()
 
 
 Record: TypeAlias = Accepted | Extended | Written | Failed | Intent | Ended
 
 
 class Row(NamedTuple):
-    """A record as stored. `name` is a call, or the key of an `accepted` record; `facts` is JSON; `payload` is the
-    client's own JSON (submission, extension, value), kept byte for byte."""
+    """A record as stored. `name` is a call, or the key of an `accepted` record: neither can hold a NUL, which SQLite's
+    JSON would cut. `facts` is JSON; `payload` is the client's own JSON (submission, extension, value), kept byte for
+    byte."""
 
     program: str
     kind: str
@@ -136,8 +138,8 @@ def encode(record: Record) -> Row:
             return Row(program, "intent", call, b"[]", b"")
         case Extended(program, extension, seq, at_s):
             return Row(program, "extended", None, orjson.dumps((seq, at_s)), extension)
-        case Ended(program, status, seq, at_s):
-            return Row(program, "ended", None, orjson.dumps((seq, at_s, status)), b"")
+        case Ended(program, status, seq, at_s, cut):
+            return Row(program, "ended", None, orjson.dumps((seq, at_s, status, cut)), b"")
         case Accepted():
             kept = {name: getattr(record, name) for name in _ACCEPTED_FACTS}
             return Row(record.program, "accepted", record.key, orjson.dumps(kept), record.submission)
@@ -161,8 +163,9 @@ def decode(row: Row) -> Record:
         case Row(program, "extended", _, _, extension):
             return Extended(program, extension, *facts)
         case Row(program, "ended"):
-            seq, at_s, status = facts
-            return Ended(program, ProgramStatus(status), seq, at_s)
+            seq, at_s, status, cut = facts
+            runs = tuple((name, _run_facts(run)) for name, run in cut)
+            return Ended(program, ProgramStatus(status), seq, at_s, runs)
         case Row(program, "accepted", key, _, submission):
             return Accepted(program, submission=submission, key=key, **facts)
     raise ValueError(f"the journal holds a record that this version does not know: {row.kind!r}")

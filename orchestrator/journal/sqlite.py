@@ -122,10 +122,10 @@ class SqliteJournal:
         self._on_fault = on_fault
         try:
             if str(self._path) != ":memory:":
-                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+                _check_writable(Path(self._path))
             with self._clock.outside():
                 self._db = await aiosqlite.connect(self._path, isolation_level=None, timeout=0.0)
-                await self._prepare()
+            await self._prepare()
         except (OSError, sqlite3.Error) as error:
             await self.abandon()
             locked = "database is locked" in str(error)
@@ -201,12 +201,11 @@ class SqliteJournal:
                 batch.commit.succeed()
 
     async def _insert(self, batch: _Batch) -> None:
-        with self._clock.outside():
-            await self._query(_INSERT, (orjson.dumps(batch.index), b"".join(batch.parts)))
-            self._ends_since_trim += batch.ends
-            if self._ends_since_trim > 1000 or self._ends_since_trim > self._keep_ended:
-                self._ends_since_trim = 0
-                await self._query(_TRIM, (self._keep_ended,))
+        await self._query(_INSERT, (orjson.dumps(batch.index), b"".join(batch.parts)))
+        self._ends_since_trim += batch.ends
+        if self._ends_since_trim > min(1000, self._keep_ended):
+            self._ends_since_trim = 0
+            await self._query(_TRIM, (self._keep_ended,))
 
     def _break(self, fault: JournalUnavailable, *, tell: bool = True) -> None:
         """From now on nothing is promised: everyone who waits is told, and everyone who comes."""
@@ -249,12 +248,19 @@ class SqliteJournal:
 
     async def _read(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[Any, ...]]:
         try:
-            with self._clock.outside():
-                return await self._query(sql, parameters)
+            return await self._query(sql, parameters)
         except sqlite3.Error as error:
             raise JournalUnavailable(f"the journal {str(self._path)!r} cannot be read: {error}") from error
 
     async def _query(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[Any, ...]]:
         if self._db is None:
             raise self._fault or JournalUnavailable("the journal is not open")
-        return [tuple(row) for row in await self._db.execute_fetchall(sql, parameters)]
+        with self._clock.outside():
+            rows = await self._db.execute_fetchall(sql, parameters)
+        return [tuple(row) for row in rows]
+
+
+def _check_writable(path: Path) -> None:
+    """Raises OSError, with a plain reason, where SQLite would only say that it cannot open the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("ab").close()

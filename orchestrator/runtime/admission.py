@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import NoReturn
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic_core import from_json
 
 from dag.diagnostics import InvalidGraph, pointer
 from orchestrator.errors import InvalidSubmission, TooLarge
@@ -21,18 +23,31 @@ def check_size(body: bytes, limits: Limits) -> None:
         raise TooLarge(f"the request has {len(body)} bytes, the limit is {limits.submission_bytes} (submission_bytes)")
 
 
-def check_constants(body: bytes, prefix: str) -> None:
-    """Raises InvalidSubmission if a constant is NaN or an infinity, which JSON lacks (inputs are checked by dag)."""
-    if b"NaN" in body or b"Infinity" in body:  # most often inside a text: only a parse can tell
-        try:
-            json.loads(body, parse_constant=_refuse_constant)
-        except ValueError as error:
-            errors = [FieldError(pointer=prefix, message=str(error), fix="send null, or the number as text")]
-            raise InvalidSubmission(str(error), errors=errors) from None
+def check_numbers(body: bytes) -> None:
+    """Raises InvalidSubmission if the request holds a NaN or an infinity, which JSON lacks."""
+    if b"NaN" not in body and b"Infinity" not in body:  # most often inside a text: only a parse can tell
+        return
+    errors = [
+        FieldError(
+            pointer=pointer(*steps), message=f"{number} is no JSON number", fix="send null, or the number as text"
+        )
+        for steps, number in _not_finite(from_json(body))
+    ]
+    if errors:
+        raise InvalidSubmission(_told(errors), errors=errors[:100])
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+def _not_finite(document: Any) -> Iterator[tuple[tuple[str | int, ...], float]]:
+    """Every NaN and infinity of a JSON document, with the steps that lead to it."""
+    stack: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
+    while stack:
+        steps, value = stack.pop()
+        if isinstance(value, dict):
+            stack.extend(((*steps, key), part) for key, part in reversed(value.items()))
+        elif isinstance(value, list):
+            stack.extend(((*steps, index), part) for index, part in reversed(list(enumerate(value))))
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield steps, value
 
 
 def check_inputs(body: bytes, growth: Growth, limits: Limits, prefix: str) -> None:

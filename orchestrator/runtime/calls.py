@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from engine.protocol import Usage
 from orchestrator.journal import Cause, RunFacts, Span
-from tenuto.wire import Call, ErrorValue, ValueType
+from tenuto.wire import Call, ErrorValue, LLMCall, ValueType
 
 
 class CallState(StrEnum):
@@ -53,9 +53,16 @@ class CallRun:
     task: asyncio.Task[None] | None = None
 
     def span(self, cause: Cause, start_s: float, end_s: float) -> None:
-        """Attribute seconds of the call's life to a cause; nothing is kept of none."""
-        if end_s > start_s:
+        """Attribute seconds of the call's life to a cause; nothing is kept of none, or of a call that is over."""
+        if end_s > start_s and self.state not in _FINAL:
             self.spans.append((cause, start_s, end_s))
+
+    def cut(self, now: float) -> None:
+        """The call is cancelled in whatever it does: attribute the seconds since its last change."""
+        if self.state is CallState.RUNNING:
+            self.span("decode" if isinstance(self.call, LLMCall) else "tool", self.waiting_since_s, now)
+        elif self.state is CallState.READY:
+            self.span("pause" if self.runs else "queue", self.waiting_since_s, now)
 
     def worked_s(self) -> float:
         """Seconds for which an engine or a worker was at work on the call."""

@@ -52,7 +52,7 @@ class EventLog:
     Invariant: `_kept` and `_tokens` are sorted by number; nothing beyond `visible` is ever read.
     """
 
-    __slots__ = ("_fault", "_holds", "_kept", "_readers", "_terminal", "_tokens", "_wake", "last")
+    __slots__ = ("_fault", "_holds", "_kept", "_terminal", "_tokens", "_wake", "last")
 
     def __init__(self, token_events: int) -> None:
         self.last = 0
@@ -60,7 +60,6 @@ class EventLog:
         self._tokens: deque[Entry] = deque(maxlen=token_events)
         self._holds: deque[int] = deque()
         self._wake: asyncio.Future[None] | None = None
-        self._readers = 0
         self._terminal: int | None = None
         self._fault: RuntimeFault | None = None
 
@@ -82,8 +81,6 @@ class EventLog:
         self._kept.append(Entry(self.last, at_s, kind, call, variable, attempt, None, value, error))
         if kind in TERMINAL_EVENTS:
             self._terminal = self.last
-            if not self._readers:
-                self._tokens.clear()
         if self._wake is not None:
             self._notify()
 
@@ -112,6 +109,10 @@ class EventLog:
         """Nothing more will come: readers are told why."""
         self._fault = fault
         self._notify()
+
+    def drop_tokens(self) -> None:
+        """Forget every piece of text: the variables have it."""
+        self._tokens.clear()
 
     def _notify(self) -> None:
         wake, self._wake = self._wake, None
@@ -149,25 +150,19 @@ class EventLog:
         A reader has no queue of its own: one that is slow loses old token events, never memory. Raises the fault
         that `fail` was given.
         """
-        self._readers += 1
-        try:
-            while True:
-                if self._terminal is not None and after >= self._terminal:
+        while True:
+            if self._terminal is not None and after >= self._terminal:
+                return
+            visible = self.visible
+            for entry in self.read(after):
+                yield entry
+                if entry.kind in TERMINAL_EVENTS:
                     return
-                visible = self.visible
-                for entry in self.read(after):
-                    yield entry
-                    if entry.kind in TERMINAL_EVENTS:
-                        return
-                after = max(after, visible)  # also past token events that have given way
-                if self.visible > after:
-                    continue
-                if self._fault is not None:
-                    raise self._fault
-                if self._wake is None:
-                    self._wake = asyncio.get_running_loop().create_future()
-                await asyncio.shield(self._wake)
-        finally:
-            self._readers -= 1
-            if self._terminal is not None and not self._readers:
-                self._tokens.clear()
+            after = max(after, visible)  # also past token events that have given way
+            if self.visible > after:
+                continue
+            if self._fault is not None:
+                raise self._fault
+            if self._wake is None:
+                self._wake = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._wake)

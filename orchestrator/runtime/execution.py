@@ -122,8 +122,7 @@ class Execution:
         except PathError as error:
             raise CallFailure("path_missing", f"the arguments cannot be made: {error}") from error
         trace = program.trace.tool(call, run.runs, services.clock.wall())
-        if run.runs == 1:
-            services.priorities.call_ready(ReadyCall(program.id, call, run.runs, 0))
+        services.priorities.call_ready(ReadyCall(program.id, call, run.runs, 0))
         tool_run = ToolRun(
             program=program.id,
             call=call.id,

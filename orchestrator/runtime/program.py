@@ -269,8 +269,11 @@ class Program:
 
     # -- the end --------------------------------------------------------------------------------
 
-    def cancel(self) -> list[asyncio.Task[None]]:
-        """End everything that has not ended; returns the tasks that were running, cancelled."""
+    def cancel(self, past: Mapping[str, RunFacts] | None = None) -> list[asyncio.Task[None]]:
+        """End everything that has not ended; returns the tasks that were running, cancelled.
+
+        `past`: how far the calls had come, if this is the replay of a record.
+        """
         if self.outcome is not None:
             return []
         now = self.now()
@@ -278,9 +281,16 @@ class Program:
         error = ErrorValue(type="cancelled", message="the program was cancelled")
         tasks: list[asyncio.Task[None]] = []
         cancelled: list[str] = []
+        cut: list[tuple[str, RunFacts]] = []
         for run in self.calls.values():
             if run.state.final:
                 continue
+            if past is None:
+                run.cut(now)
+            elif run.call.id in past:
+                run.restore(past[run.call.id])
+            if run.runs or run.spans:
+                cut.append((run.call.id, run.facts()))
             run.state = CallState.CANCELLED
             run.error = error.model_copy(update={"call": run.call.id, "attempts": run.runs})
             self._fail_variable(run.call.variable, run.error)
@@ -290,21 +300,20 @@ class Program:
                 run.task.cancel()
                 tasks.append(run.task)
         self.unfinished = 0
-        self._finish(ProgramStatus.CANCELLED, error, seq, cancelled)
+        self._finish(Ended(self.id, ProgramStatus.CANCELLED, seq, now, tuple(cut)), error, cancelled)
         return tasks
 
     def end(self, status: ProgramStatus, error: ErrorValue | None) -> None:
         """The program has ended with all its calls."""
-        self._finish(status, error, self.log.hold(), ())
+        self._finish(Ended(self.id, status, self.log.hold(), self.now()), error, ())
 
-    def _finish(self, status: ProgramStatus, error: ErrorValue | None, seq: int, variables: Iterable[str]) -> None:
-        now = self.now()
-        self.outcome = status
+    def _finish(self, record: Ended, error: ErrorValue | None, variables: Iterable[str]) -> None:
+        self.outcome = record.status
         self.error = error
         self.open = False
-        self.ended_s = now
-        commit = self.end_commit = self.host.record(Ended(self.id, status, seq, now))
-        self.log.add(now, _TERMINAL[status], error=error)
+        self.ended_s = record.at_s
+        commit = self.end_commit = self.host.record(record)
+        self.log.add(record.at_s, _TERMINAL[record.status], error=error)
         commit.then(_Publication(self, variables, self._show_end))
         self.host.ended(self)
 

@@ -77,7 +77,7 @@ def replay(records: Sequence[Record], make: ProgramMaker) -> Program:
                 run.restore(record.facts)
                 program.fail(run, record.error, record.facts)
             case Ended(status=ProgramStatus.CANCELLED):
-                program.cancel()
+                program.cancel(dict(record.cut))
             case Ended():
                 program.end(record.status, program.output_error())
     program.holds_end = False

@@ -343,7 +343,7 @@ class Runtime:
         """Put calls into the program's graph, after every check. Raises InvalidSubmission, TooLarge, Busy."""
         admission.check_size(body, self._limits)
         admission.check_inputs(body, growth, self._limits, prefix)
-        admission.check_constants(body, prefix)
+        admission.check_numbers(body)
         tenant, toolset = program.tenant, program.toolset
         admission.check_models(growth, self._services, tenant=tenant, toolset=toolset, prefix=prefix)
         if self._live_calls + len(growth.calls) > self._limits.live_calls:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 
 from orchestrator.limits import Limits
 from orchestrator.runtime.program import Program
 
 _RECALLED = 64
+_WITH_TOKENS = 64
 
 
 class Shelf:
     """Programs by id and by tenant, in the order of their ids, which is that of acceptance.
 
     Invariant: at most `ended_programs` ended ones are kept, with at most `ended_bytes` of values; the one that
-    ended first goes first. Live programs are never dropped.
+    ended first goes first. The last few ended ones keep their token events, for readers that come late. Live
+    programs are never dropped.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -26,6 +28,7 @@ class Shelf:
         self._ended: OrderedDict[str, Program] = OrderedDict()
         self._ended_bytes = 0
         self._recalled: OrderedDict[str, Program] = OrderedDict()
+        self._with_tokens: deque[Program] = deque()
 
     def put(self, program: Program) -> None:
         """Keep a live program."""
@@ -38,6 +41,9 @@ class Shelf:
         """The program has ended: keep it while there is room."""
         self._ended[program.id] = program
         self._ended_bytes += program.bytes
+        self._with_tokens.append(program)
+        if len(self._with_tokens) > _WITH_TOKENS:
+            self._with_tokens.popleft().log.drop_tokens()
         while len(self._ended) > self._limits.ended_programs or (
             self._ended_bytes > self._limits.ended_bytes and len(self._ended) > 1
         ):

@@ -17,7 +17,6 @@ from typing import Any
 
 from engine.protocol import (
     Capabilities,
-    EngineError,
     EngineEvent,
     Estimate,
     FinishReason,
@@ -52,12 +51,12 @@ from tenuto.wire import (
     FunctionCall,
     FunctionTask,
     Graph,
+    HostedModel,
     InputVariable,
     JsonType,
     LLMCall,
     Message,
     ModelTask,
-    HostedModel,
     ProgramSubmission,
     ProgramView,
     Reference,
@@ -461,5 +460,3 @@ def errors(view: ProgramView) -> dict[str, str]:
 def kinds(events: list[Event], call: str | None = None) -> list[EventKind]:
     """Kinds of the events, or of those of one call."""
     return [event.kind for event in events if call is None or event.call == call]
-
-

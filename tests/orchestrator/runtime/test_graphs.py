@@ -86,7 +86,9 @@ async def test_function_calls_get_typed_arguments_and_llm_calls_their_results(se
 
 async def test_json_output_is_parsed_checked_and_projected(server: Server) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    server.engine.script = lambda request: '{"n": 12345678901234567890123}' if request.call == "a" else prompt_of(request)
+    server.engine.script = lambda request: (
+        '{"n": 12345678901234567890123}' if request.call == "a" else prompt_of(request)
+    )
     view = await server.run(program(llm("a", type=JsonType(json_schema=schema)), llm("b", var("a", "n"))))
     assert values(view) == {"a": {"n": 12345678901234567890123}, "b": "12345678901234567890123"}
     grammar = server.engine.calls("a")[0].grammar

@@ -1,0 +1,209 @@
+"""One trace from the client's span to each attempt, by the conventions' names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from engine.protocol import NumericalFault, QueueFull
+from orchestrator.telemetry import NullTelemetry, OpenTelemetry, from_environment, parse_traceparent
+from orchestrator.telemetry.otel import RandomIds
+from tenuto.wire import EventKind, ProgramStatus, Retry, Sampling
+from tests.orchestrator.runtime.support import (
+    TENANT,
+    Break,
+    Hang,
+    Say,
+    Server,
+    function,
+    llm,
+    program,
+    sequence,
+    var,
+)
+
+CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Collected:
+    """Telemetry whose spans stay in this process."""
+
+    def __init__(self, *, content: bool = False) -> None:
+        self._exporter = InMemorySpanExporter()
+        provider = TracerProvider(id_generator=RandomIds(Random(1)))
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.telemetry = OpenTelemetry(provider, content=content)
+
+    @property
+    def spans(self) -> dict[str, ReadableSpan]:
+        return {span.name: span for span in self._exporter.get_finished_spans()}
+
+    @property
+    def all(self) -> tuple[ReadableSpan, ...]:
+        return self._exporter.get_finished_spans()
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+async def test_a_program_is_one_trace_under_the_clients_span() -> None:
+    collected = Collected()
+    server = await Server(telemetry=collected.telemetry).start()
+    server.engine.script = lambda request: Say("one two", seconds=2.0, queue_s=1.0)
+    worker = server.worker(look=lambda text: 1)
+    sampling = Sampling(max_tokens=9, temperature=0.5, top_k=3, seed=7, stop=("x",))
+    calls = (llm("a", "p q", stage="draft", sampling=sampling), function("t", "look", {"text": var("a")}))
+    id = await server.submit(program(*calls), traceparent=CLIENT)
+    await server.follow(id)
+    spans = collected.spans
+    root, chat, tool = (spans[name] for name in ("invoke_workflow test", "chat scripted", "execute_tool look"))
+    context = root.get_span_context()
+    assert context is not None and f"{context.trace_id:032x}" == CLIENT[3:35] == server.view(id).trace_id
+    assert root.parent is not None and f"{root.parent.span_id:016x}" == CLIENT[36:52]
+    for span in (chat, tool):
+        assert span.parent is not None and span.parent.span_id == context.span_id
+    assert attributes(root) == {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.workflow.name": "test",
+        "tenuto.program.id": id,
+    }
+    assert attributes(chat) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "tenuto",
+        "gen_ai.request.model": "scripted",
+        "gen_ai.request.max_tokens": 9,
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.top_p": 1.0,
+        "gen_ai.request.top_k": 3,
+        "gen_ai.request.seed": 7,
+        "gen_ai.request.stop_sequences": ("x",),
+        "gen_ai.output.type": "text",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": 2,
+        "gen_ai.usage.output_tokens": 2,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+        "tenuto.program.id": id,
+        "tenuto.call.id": "a",
+        "tenuto.stage": "draft",
+        "tenuto.attempt": 1,
+        "tenuto.queue_s": 1.0,
+        "tenuto.prefill_s": 0.0,
+        "tenuto.decode_s": 2.0,
+    }
+    assert attributes(tool)["gen_ai.tool.name"] == "look" and attributes(tool)["gen_ai.tool.call.id"] == "t"
+    assert chat.end_time is not None and chat.start_time is not None and chat.end_time - chat.start_time == 3 * 10**9
+    # whoever does the work continues this very trace
+    for traceparent, span in ((server.engine.requests[0].traceparent, chat), (worker.seen[0].traceparent, tool)):
+        found, own = parse_traceparent(traceparent), span.get_span_context()
+        assert found is not None and own is not None and found.span_id == f"{own.span_id:016x}"
+    await server.close()
+
+
+async def test_each_attempt_is_a_span_and_errors_have_their_type() -> None:
+    collected = Collected()
+    server = await Server(telemetry=collected.telemetry).start()
+    server.engine.script = sequence(Break(QueueFull("full")), Break(NumericalFault("NaN")))
+    await server.run(program(llm("a", retry=Retry(attempts=2))))
+    spans = sorted((span for span in collected.all if span.name.startswith("chat")), key=lambda s: s.start_time or 0)
+    assert [attributes(span)["error.type"] for span in spans] == ["queue_full", "numerical_fault"]
+    assert [attributes(span)["tenuto.attempt"] for span in spans] == [1, 2]
+    root = collected.spans["invoke_workflow test"]
+    assert attributes(root)["error.type"] == "numerical_fault" and not root.status.is_ok
+    await server.close()
+
+
+async def test_a_cancelled_program_closes_its_spans() -> None:
+    collected = Collected()
+    server = await Server(telemetry=collected.telemetry).start()
+    server.engine.script = lambda _: Hang("some")
+    id = await server.submit(program(llm("a")))
+    await server.until(id, EventKind.CALL_TOKENS, "a")
+    await server.runtime.cancel(id, tenant=TENANT)
+    assert {name: attributes(span)["error.type"] for name, span in collected.spans.items()} == {
+        "chat scripted": "cancelled",
+        "invoke_workflow test": "cancelled",
+    }
+    await server.close()
+
+
+@pytest.mark.parametrize("content", [False, True])
+async def test_content_is_recorded_only_when_asked_for(content: bool) -> None:
+    collected = Collected(content=content)
+    server = await Server(telemetry=collected.telemetry).start()
+    server.worker(look=lambda text: {"secret": text})
+    await server.run(program(llm("a", "the secret"), function("t", "look", {"text": var("a")})))
+    told = " ".join(str(attributes(span)) for span in collected.all)
+    assert ("secret" in told) is content
+    if content:
+        chat = attributes(collected.spans["chat scripted"])
+        assert '"the secret"' in chat["gen_ai.input.messages"] and "<the secret>" in chat["gen_ai.output.messages"]
+    await server.close()
+
+
+async def test_a_resumed_program_goes_on_in_its_trace_with_a_link(tmp_path: Path) -> None:
+    before, after = Collected(), Collected()
+    server = await Server(journal_path=tmp_path / "journal.db", telemetry=before.telemetry).start()
+    server.engine.script = lambda _: Hang()
+    id = await server.submit(program(llm("a")), traceparent=CLIENT)
+    trace_id, lost = server.view(id).trace_id, server.program(id).trace.traceparent
+    await server.crash()
+    resumed = await Server(journal_path=tmp_path / "journal.db", telemetry=after.telemetry).start()
+    await resumed.follow(id)
+    root = after.spans["invoke_workflow test"]
+    assert resumed.view(id).trace_id == trace_id == CLIENT[3:35]
+    assert [f"{link.context.span_id:016x}" for link in root.links] == [lost[36:52]]
+    assert root.parent is not None and f"{root.parent.span_id:016x}" == CLIENT[36:52]
+    await resumed.close()
+
+
+async def test_without_an_exporter_programs_still_have_trace_ids_and_hand_the_clients_on() -> None:
+    server = await Server().start()
+    own = await server.run(program(llm("a")))
+    assert len(own.trace_id) == 32 and int(own.trace_id, 16)
+    other = await server.run(program(llm("a")))
+    assert other.trace_id != own.trace_id
+    id = await server.submit(program(llm("a")), traceparent=CLIENT)
+    await server.follow(id)
+    assert server.view(id).trace_id == CLIENT[3:35]
+    assert server.engine.requests[-1].traceparent == CLIENT
+    await server.close()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "nonsense", f"ff{CLIENT[2:]}", CLIENT.replace(CLIENT[3:35], "0" * 32), CLIENT.upper(), CLIENT[:-1]],
+)
+async def test_an_invalid_traceparent_starts_a_new_trace(header: str | None) -> None:
+    assert parse_traceparent(header) is None
+    server = await Server().start()
+    id = await server.submit(program(), traceparent=header)
+    assert server.view(id).status is ProgramStatus.SUCCEEDED and server.view(id).trace_id != CLIENT[3:35]
+    await server.close()
+
+
+async def test_the_environment_decides_whether_spans_are_exported() -> None:
+    rng = Random(0)
+    assert isinstance(from_environment(rng, {}), NullTelemetry)
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    assert isinstance(from_environment(rng, endpoint | {"OTEL_SDK_DISABLED": "true"}), NullTelemetry)
+    telemetry = from_environment(rng, endpoint)
+    assert isinstance(telemetry, OpenTelemetry)
+    await telemetry.close()
+
+
+async def test_refused_submissions_leave_a_span_that_says_so() -> None:
+    from orchestrator.errors import InvalidSubmission
+
+    collected = Collected()
+    server = await Server(telemetry=collected.telemetry).start()
+    with pytest.raises(InvalidSubmission):
+        await server.submit(program(llm("a", var("nowhere"))), traceparent=CLIENT)
+    assert attributes(collected.spans["invoke_workflow test"])["error.type"] == "invalid_submission"
+    await server.close()
