@@ -9,6 +9,7 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -135,6 +136,7 @@ def misspelt_variables(environment: Mapping[str, str]) -> list[str]:
     return lines
 
 
+@lru_cache(maxsize=64)  # asked with every request
 def is_loopback(host: str) -> bool:
     """True if only this machine can reach a server that listens on `host`."""
     if host == "localhost":
