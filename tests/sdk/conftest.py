@@ -21,14 +21,20 @@ class Recorder(httpx.AsyncBaseTransport):
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self.inner = inner
         self.requests: list[tuple[str, str, bytes]] = []
+        self.headers: list[tuple[str, httpx.Headers]] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.requests.append((request.method, request.url.path, await request.aread()))
+        self.headers.append((request.url.path, request.headers))
         return await self.inner.handle_async_request(request)
 
     def sent(self, path_end: str) -> list[bytes]:
         """Bodies of the POST requests whose path ends so."""
         return [body for method, path, body in self.requests if method == "POST" and path.endswith(path_end)]
+
+    def headers_of(self, path: str) -> httpx.Headers:
+        """Headers of the first request to a path."""
+        return next(headers for found, headers in self.headers if found == path)
 
 
 @pytest.fixture
