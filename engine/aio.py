@@ -77,4 +77,5 @@ class AsyncEngine(EngineFront):
         self._started.set_result(None)
 
     def _tell(self, function: Callable[..., object], *values: object) -> None:
-        self._loop.call_soon_threadsafe(function, *values)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *values)

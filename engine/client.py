@@ -6,6 +6,7 @@ Imports nothing heavy: the orchestrator's process never loads torch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -46,6 +47,8 @@ class EngineProcess(EngineFront):
             if not isinstance(message, Ready):
                 raise EngineLost(f"the engine process ended with {await process.wait()} while it loaded")
         except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             await engine._reap()
             raise
         engine._ready = message

@@ -47,6 +47,11 @@ class EngineFront(ABC):
         return f"local:{self.model.name}"
 
     @property
+    def alive(self) -> bool:
+        """Whether calls can still be made."""
+        return self._lost is None
+
+    @property
     def model(self) -> ModelInfo:
         return self._known.model
 

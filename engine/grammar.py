@@ -26,8 +26,13 @@ class Matcher:
         self._state = state
 
     def allowed(self) -> bytes:
-        """One bit per token of the vocabulary, least significant first: may it come next?"""
+        """One bit per token of the vocabulary, least significant first: may it come next?
+
+        Raises `InvalidGrammar` if the grammar is too complex to go on with; it would allow only the end then.
+        """
         mask: bytes = self._state.compute_bitmask()
+        if self._state.is_error():
+            raise InvalidGrammar(f"the grammar cannot be followed: {_first_lines(self._state.get_error())}")
         return mask
 
     def accept(self, token: int) -> None:

@@ -123,12 +123,9 @@ class LocalEngine:
         if request.id in self._calls:
             raise InvalidRequest(f"request id {request.id!r} is in use")
         check_sampling(request.sampling)
+        check_key(request.key)
         limit = self.model.context_tokens
         prompt = self._prompt(request, limit)
-        if len(prompt) + 1 > limit:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens, the context is {limit} with at least 1 of output"
-            )
         sequence = Sequence(
             id=request.id,
             program=request.program,
@@ -149,6 +146,7 @@ class LocalEngine:
             self._finish(call, FinishReason.ABORTED, call.text.flush(), ())
 
     def reprioritize(self, program: str, key: PriorityKey) -> None:
+        check_key(key)
         self._scheduler.reprioritize(program, key)
 
     def retain(self, lease: Lease) -> LeaseGrant:
@@ -287,18 +285,22 @@ class LocalEngine:
         """The request's prompt as ids. Raises `InvalidRequest`, `PromptTooLong`."""
         if bool(request.messages) == bool(request.prompt_ids):
             raise InvalidRequest("a request needs either messages or prompt_ids")
-        if not request.messages:
-            worst = next((i for i in request.prompt_ids if not 0 <= i < self.model.vocab_size), None)
-            if worst is not None:
-                raise InvalidRequest(f"prompt id {worst} is outside the vocabulary of {self.model.vocab_size}")
-            return list(request.prompt_ids)
-        text = self._codec.render(request.messages)
-        if len(text) > limit * self._codec.longest_token:
-            raise PromptTooLong(f"the prompt has {len(text)} characters, which cannot fit a context of {limit} tokens")
-        ids = self._codec.encode(text)
-        if not ids:
-            raise InvalidRequest("the rendered prompt is empty")
-        return ids
+        if request.messages:
+            text = self._codec.render(request.messages)
+            if len(text) > limit * self._codec.longest_token:
+                raise PromptTooLong(f"the prompt has {len(text)} characters, the context is {limit} tokens")
+            prompt = self._codec.encode(text)
+            if not prompt:
+                raise InvalidRequest("the rendered prompt is empty")
+        else:
+            prompt = list(request.prompt_ids)
+        if len(prompt) + 1 > limit:
+            raise PromptTooLong(
+                f"the prompt has {len(prompt)} tokens, the context is {limit} with at least 1 of output"
+            )
+        if request.prompt_ids:
+            check_ids(prompt, self.model.vocab_size)
+        return prompt
 
     def _compiler(self) -> GrammarCompiler:
         """Built when the first grammar comes: large vocabularies take a second."""
@@ -309,15 +311,29 @@ class LocalEngine:
         return self._grammars
 
 
+def check_ids(ids: Seq[int], vocab_size: int) -> None:
+    """Raise `InvalidRequest` naming the first id that the model does not know."""
+    for token in ids:
+        if not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise InvalidRequest(f"prompt id {token!r} is outside the vocabulary of {vocab_size}")
+
+
+def check_key(key: PriorityKey) -> None:
+    """Raise `InvalidRequest` unless keys can be ordered: a tuple of numbers, none of them NaN."""
+    if not isinstance(key, tuple) or not all(isinstance(part, int | float) and part == part for part in key):
+        raise InvalidRequest(f"a priority key must be a tuple of numbers, not {key!r}")
+
+
 def check_sampling(params: SamplingParams) -> None:
     """Raise `InvalidRequest` naming the parameter that is out of range."""
     rules = (
-        ("max_tokens", params.max_tokens >= 1, "at least 1"),
+        ("max_tokens", isinstance(params.max_tokens, int) and params.max_tokens >= 1, "a whole number from 1"),
         ("temperature", 0.0 <= params.temperature < math.inf, "a number from 0"),
         ("top_p", 0.0 < params.top_p <= 1.0, "above 0 and at most 1"),
-        ("top_k", params.top_k >= 0, "0 (off) or more"),
+        ("top_k", isinstance(params.top_k, int) and params.top_k >= 0, "0 (off) or a whole number above"),
         ("min_p", 0.0 <= params.min_p <= 1.0, "0 to 1"),
-        ("stop", all(params.stop), "strings that are not empty"),
+        ("seed", isinstance(params.seed, int), "a whole number"),
+        ("stop", all(isinstance(stop, str) and stop for stop in params.stop), "strings that are not empty"),
     )
     for name, fits, wanted in rules:
         if not fits:

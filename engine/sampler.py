@@ -52,15 +52,17 @@ def sample(logits: Tensor, sequences: Seq[Sequence]) -> list[int | EngineError]:
 
 def _constrain(logits: Tensor, sequences: Seq[Sequence], errors: dict[int, EngineError]) -> None:
     """Set to -inf what the grammars of the sequences do not allow next."""
-    rows = [row for row, s in enumerate(sequences) if s.matcher is not None and row not in errors]
-    if not rows:
+    masks: dict[int, bytes] = {}
+    for row, sequence in enumerate(sequences):
+        if sequence.matcher is not None and row not in errors:
+            try:
+                masks[row] = sequence.matcher.allowed()
+            except InvalidGrammar as error:
+                errors[row] = error
+    if not masks:
         return
-    masks = []
-    for row in rows:
-        matcher = sequences[row].matcher
-        assert matcher is not None
-        masks.append(matcher.allowed())
-    words = np.frombuffer(b"".join(masks), dtype=np.uint8).reshape(len(rows), -1)
+    rows = list(masks)
+    words = np.frombuffer(b"".join(masks.values()), dtype=np.uint8).reshape(len(rows), -1)
     allowed = torch.from_numpy(np.unpackbits(words, axis=1, bitorder="little", count=logits.shape[1])).bool()
     for row, empty in zip(rows, (~allowed.any(1)).tolist(), strict=True):
         if empty:

@@ -76,4 +76,7 @@ def _listen(incoming: BinaryIO, driver: Driver) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    # Nothing is left to save: the thread that reads the pipe must not be waited for, nor torch be taken down.
+    os._exit(status)

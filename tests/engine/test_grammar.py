@@ -25,7 +25,7 @@ from engine.protocol import (
     SamplingParams,
 )
 from engine.text import TextCodec
-from tests.engine.serve import Result, serve
+from tests.engine.serve import Result, collect, serve
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "flat": {
@@ -175,3 +175,19 @@ def test_a_token_outside_the_grammar_is_an_error(model_dir: Path) -> None:
     matcher = GrammarCompiler(codec.to_json(), 400, codec.eos_ids).matcher(Grammar(GrammarKind.REGEX, "ab"))
     with pytest.raises(InvalidGrammar, match="left its grammar"):
         matcher.accept(codec.encode("z")[0])
+
+
+def test_a_grammar_that_grows_too_complex_fails_its_request_only(engine: LocalEngine) -> None:
+    first, second = (
+        GenerateRequest(name, "p", messages=(ChatMessage("user", "x"),), grammar=Grammar(GrammarKind.REGEX, "[a-z]{9}"))
+        for name in ("first", "second")
+    )
+    engine.submit(first)
+    engine.submit(second)
+    matcher = engine._calls["first"].sequence.matcher
+    assert matcher is not None
+    matcher._state.consume_token(engine._codec.encode("9")[0])  # what a limit of the parser leaves behind
+    results: dict[str, Result] = {}
+    collect(engine, results)
+    assert isinstance(results["first"].error, InvalidGrammar)
+    assert re.fullmatch("[a-z]{9}", results["second"].text)

@@ -106,6 +106,10 @@ def test_times_come_from_the_clock() -> None:
         (request("x", [1], 5, top_k=-1), InvalidRequest, "top_k"),
         (request("x", [1], 5, min_p=1.5), InvalidRequest, "min_p"),
         (request("x", [1], 5, stop=("",)), InvalidRequest, "stop"),
+        (request("x", [1], 5, seed=0.5), InvalidRequest, "seed"),
+        (request("x", [1], 5, key=float("nan")), InvalidRequest, "priority key"),
+        (request("x", [1], 5, key=None), InvalidRequest, "priority key"),  # type: ignore[arg-type]
+        (request("x", ["a"], 5), InvalidRequest, "prompt id 'a'"),  # type: ignore[list-item]
         (request("x", [5] * 256, 5), PromptTooLong, "256 tokens"),
         (chat("x", "word " * 400), PromptTooLong, "the context is 256"),
         (chat("x", "x" * 10_000_000), PromptTooLong, "characters"),
