@@ -5,6 +5,8 @@ Owns no logic. Keys are in the linker's folded form (lower case, no accents, wor
 
 from __future__ import annotations
 
+from examples.text_to_sql.words import word_list
+
 COUNTRY_ALIASES: dict[str, str] = {
     "usa": "US", "u s a": "US", "u s": "US", "united states of america": "US", "the united states": "US",
     "america": "US", "the states": "US", "uk": "GB", "u k": "GB", "britain": "GB", "great britain": "GB",
@@ -100,7 +102,8 @@ TIMEZONE_ALIASES: dict[str, str] = {
 }  # fmt: skip
 
 COMMON_WORDS: frozenset[str] = frozenset(
-    """
+    word_list(
+        """
     a along alot average bar base bath bay bear bell bend best big bold brick buffalo buy car central clay code codes
     count country crystal currency date deal delta east end euro federal find first forest gap give goes golden green
     han has have he her hill his ho hook hope how i ii in independence is island islands it kind land large largest
@@ -121,6 +124,7 @@ COMMON_WORDS: frozenset[str] = frozenset(
     domain internet tld phone dial dialing dialling prefix calling code iso people inhabitants residents live lives
     living nation nations place places town towns village villages settlements hemisphere equator latitude longitude
     using uses use spend money cash legal tender spent pay paid trust tender rest together combined
-    """.split()
+    """
+    )
 )
-"""English words that are (or could be taken for) names of cities: linked only where context says that a place is meant."""
+"""English words that are (or could pass for) names of cities: linked only where context says that a place is meant."""

@@ -53,7 +53,7 @@ _FORMAT = 1  # kept in `PRAGMA user_version`: a file of another format is built 
 def build(path: Path) -> Path:
     """Build the database at `path` unless it is already there, and return `path`.
 
-    The file appears at once and complete (it is written beside its place and moved there), so that several processes may
+    The file appears at once and complete (it is written beside its place and moved there), so several processes may
     build it at the same time. Raises `OSError` where the folder cannot be written.
     """
     if _is_built(path):
@@ -131,9 +131,7 @@ def _country(c: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _cities(
-    cities: Iterable[dict[str, Any]], countries: set[str], states: set[str]
-) -> Iterator[tuple[Any, ...]]:
+def _cities(cities: Iterable[dict[str, Any]], countries: set[str], states: set[str]) -> Iterator[tuple[Any, ...]]:
     for c in cities:
         country = c["countrycode"]
         if country in countries:

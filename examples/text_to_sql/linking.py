@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from examples.text_to_sql.numerals import Number, read_number, read_ordinal
-from examples.text_to_sql.places import Entry, PlaceIndex, fold
-from examples.text_to_sql.words import Word, split_words
+from examples.text_to_sql.places import Entry, PlaceIndex
+from examples.text_to_sql.plain import known_words, plain
+from examples.text_to_sql.words import Word, split_words, word_list
 
 KINDS = (
     "country", "state", "continent", "city", "currency", "money", "tz", "tld", "phone", "text", "number", "rank",
 )  # fmt: skip
-"""Kinds of placeholder. `money` is a currency code, `rank` the offset of an ordinal ("third" is 2), `text` a piece of a name."""
+"""Kinds of placeholder: `money` is a currency code, `rank` an ordinal's offset ("third": 2), `text` part of a name."""
 PER_KIND = 4
 """Placeholders of one kind are numbered from 1 to this; a question that names more keeps the rest as words."""
 MAX_QUESTION_CHARS = 2000
@@ -28,7 +29,7 @@ class LinkError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a placeholder stands for: `literal` as SQL by default, `names` as SQL where the compared column is that key."""
+    """What a placeholder stands for: `literal` in SQL, but `names[column]` where it is compared with that column."""
 
     kind: str
     literal: str
@@ -42,7 +43,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """A question in normal form with placeholders, their values, and other readings of ambiguous names, likeliest first."""
+    """A question in normal form with placeholders, and their values.
+
+    `alternatives` are other readings, likeliest first: in plain words (strange words corrected or left out), and with
+    ambiguous names taken for something else.
+    """
 
     text: str
     values: Mapping[str, Value]
@@ -59,10 +64,12 @@ class _Span:
 
 
 class Linker:
-    """Finds values of one database in questions. Holds only read-only indexes: one instance serves any number of threads."""
+    """Finds values of one database in questions. All it holds is read-only: one serves any number of threads."""
 
-    def __init__(self, places: PlaceIndex) -> None:
+    def __init__(self, places: PlaceIndex, known: frozenset[str] | None = None) -> None:
+        """Link to `places`; plain readings have only `known` words (by default those the bundled model has seen)."""
         self._places = places
+        self._known = known_words() if known is None else known
 
     def link(self, question: str, max_alternatives: int = 4) -> Linked:
         """Link `question`. Raises `LinkError` for an empty or over-long question."""
@@ -76,6 +83,9 @@ class Linker:
         text, values = _render(words, spans, best)
         others: list[Linked] = []
         seen = {text + repr(values)}
+        if max_alternatives and (in_plain_words := plain(text, self._known)) != text:
+            others.append(Linked(in_plain_words, values))
+            seen.add(in_plain_words + repr(values))
         for depth in (1, 2):
             for index, span in enumerate(spans):
                 if len(span.readings) > depth and len(others) < max_alternatives:
@@ -130,9 +140,12 @@ def _place_value(entry: Entry) -> Value:
     return Value(entry.kind, quote(entry.literal), names, entry.shown)
 
 
-_STARTS = frozenset("start starts starting begin begins beginning end ends ending finish finishes".split())
-_HOLDS = frozenset("contain contains containing include includes including letter letters prefix suffix".split())
-_BETWEEN = frozenset("with in by the a an letter letters word words string text prefix suffix on character".split())
+_STARTS = frozenset(word_list("start starts starting begin begins beginning end ends ending finish finishes"))
+_HOLDS = frozenset(word_list("contain contains containing include includes including letter letters prefix suffix"))
+_BETWEEN = frozenset(word_list("with in by the a an letter letters word words string text prefix suffix on character"))
+
+
+_AFTER_LETTER = frozenset(word_list("code codes country iso abbreviation abbreviations state name names in of"))
 
 
 def _quoted_or_typed(words: list[Word], position: int) -> _Span | None:
@@ -159,7 +172,7 @@ def _is_name_piece(words: list[Word], position: int) -> bool:
         back -= 1
     lead = words[back].text if back >= 0 else ""
     if "letter" in passed or "letters" in passed or "prefix" in passed or "suffix" in passed:
-        return len(word.raw) <= 12
+        return len(word.raw) <= 12 and word.text not in _AFTER_LETTER
     if lead in _STARTS:
         return "with" in passed or "in" in passed or "by" in passed
     if lead in ("contain", "contains", "containing"):
@@ -174,7 +187,7 @@ def _number(texts: list[str], position: int) -> _Span | None:
     if rank is not None and texts[position + 1 : position + 2] != ["of"]:
         return _Span(position, position + 1, (Value("rank", str(rank - 1), (), texts[position]),))
     number = read_number(texts, position)
-    if number is None:
+    if number is None or texts[position + 1 : position + 2] in (["letter"], ["letters"], ["digit"], ["character"]):
         return None
     return _Span(position, position + number.words, (_number_value(number.value),))
 
@@ -193,7 +206,13 @@ def _share_magnitudes(texts: list[str], spans: list[_Span]) -> list[_Span]:
         if texts[max(0, left.start - 3) : left.start].count("top"):
             continue
         first, second = read_number(texts, left.start), read_number(texts, right.start)
-        if first and second and _bare(first) and second.magnitude > 1 and first.value * second.magnitude <= second.value:
+        if (
+            first
+            and second
+            and _bare(first)
+            and second.magnitude > 1
+            and first.value * second.magnitude <= second.value
+        ):
             shared = _number_value(first.value * second.magnitude)
             spans[index] = _Span(left.start, left.end, (shared,))
     return spans
@@ -203,9 +222,7 @@ def _bare(number: Number) -> bool:
     return number.magnitude == 1 and 0 < number.value < 1000
 
 
-def _render(
-    words: list[Word], spans: list[_Span], choice: list[Value | None]
-) -> tuple[str, dict[str, Value]]:
+def _render(words: list[Word], spans: list[_Span], choice: list[Value | None]) -> tuple[str, dict[str, Value]]:
     """The question's words with the chosen values as placeholders; an equal place is given one placeholder."""
     values: dict[str, Value] = {}
     counts: dict[str, int] = dict.fromkeys(KINDS, 0)
@@ -230,7 +247,10 @@ def _render(
 
 
 _PLACEHOLDER = re.compile(rf"'?\b({'|'.join(KINDS)})(\d)\b'?")
-_COLUMN_BEFORE = re.compile(r"(\w+)\s*(?:=|<>|!=|<=|>=|<|>|\bLIKE\b|\bNOT IN\b|\bIN\b)\s*(?:\([^()]*)?$", re.IGNORECASE)
+_COLUMN_BEFORE = re.compile(
+    r"(\w+)\s*(?:(?:=|<>|!=|<=|>=|<|>|\bLIKE\b)|(?:\bNOT\s+)?\bIN\s*\((?:\s*'?\w+'?\s*,)*)\s*$", re.IGNORECASE
+)
+"""The column that the next value is compared with, alone or in a list."""
 
 
 def restore(sql: str, values: Mapping[str, Value]) -> str:
@@ -252,9 +272,15 @@ def restore(sql: str, values: Mapping[str, Value]) -> str:
     return "".join(pieces) + sql[position:]
 
 
+def unused(sql: str, values: Mapping[str, Value]) -> tuple[str, ...]:
+    """The question's placeholders that `sql` (with placeholders) leaves out: a sign that it answers something else."""
+    used = {found[1] + found[2] for found in _PLACEHOLDER.finditer(sql)}
+    return tuple(name for name in values if name not in used)
+
+
 def placeholders(values: Iterable[str]) -> list[str]:
     """The placeholder names in a fixed order, for prompts and grammars."""
     return sorted(values, key=lambda name: (KINDS.index(name.rstrip("0123456789")), name))
 
 
-__all__ = ["KINDS", "LinkError", "Linked", "Linker", "Value", "fold", "placeholders", "quote", "restore"]
+__all__ = ["KINDS", "LinkError", "Linked", "Linker", "Value", "placeholders", "quote", "restore", "unused"]

@@ -8,16 +8,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from examples.text_to_sql.words import word_list
+
 _UNITS = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
+        word_list(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen"
+        )
     )
 }
 _TENS = {
     word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+    for value, word in enumerate(word_list("twenty thirty forty fifty sixty seventy eighty ninety"), start=2)
 }
 _MAGNITUDES = {
     "hundred": 100, "hundreds": 100, "thousand": 10**3, "thousands": 10**3, "k": 10**3, "grand": 10**3,
@@ -28,12 +32,14 @@ _SPELLED_MAGNITUDES = frozenset(word for word in _MAGNITUDES if len(word) > 3 an
 _ORDINALS = {
     word: value
     for value, word in enumerate(
-        "second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), start=2
+        word_list("second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"), start=2
     )
 }
 _FIGURE = re.compile(r"(-?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?([a-z]*)")
 _ORDINAL_FIGURE = re.compile(r"(\d+)(st|nd|rd|th)")
-ONE_IS_A_NUMBER_AFTER = frozenset("than least most exactly only over under top just within and to or minimum".split())
+ONE_IS_A_NUMBER_AFTER = frozenset(
+    word_list("than least most exactly only over under top just within and to or minimum")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The index of names in the database: countries, states, continents, cities, currencies, and how to tell them apart.
 
-Built once from the database and read-only afterwards. Never looks at a whole question's meaning, only at a name's neighbours.
+Built once from the database and read-only afterwards. Never looks at a question's meaning, only at a name's neighbours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.text_to_sql import aliases
-from examples.text_to_sql.words import Word, fold
+from examples.text_to_sql.words import Word, fold, word_list
 
 MAX_WORDS = 6
 _WELL_KNOWN_CITY = 100_000  # people: a lower-case word alone is taken for a city of at least this size
@@ -60,7 +60,7 @@ class PlaceIndex:
             key = _key(words, position, end)
             entries = self._entries.get(key) or (self._entries.get(_singular(key)) if end - position <= 3 else None)
             if entries:
-                context = _Context(words, position, end, self._homes)
+                context = _Context(words, position, end, self, self._homes)
                 likely = [entry for entry in entries if context.plausible(entry)]
                 if likely:
                     return end, sorted(likely, key=context.score, reverse=True)
@@ -73,6 +73,10 @@ class PlaceIndex:
             return None
         near = {entry.literal: entry for form in _shortened(text) for entry in self._misspellings.get(form, ())}
         return next(iter(near.values())) if len(near) == 1 else None
+
+    def is_home(self, name: str, homes: frozenset[str]) -> bool:
+        """Is `name` a country or state among `homes` (codes)?"""
+        return any(e.kind in ("country", "state") and e.literal in homes for e in self._entries.get(name, ()))
 
     def _ends(self, words: list[Word], position: int) -> list[int]:
         """Where names that begin at `position` may end, longest first; stops at the first word no name goes on with."""
@@ -88,9 +92,11 @@ class PlaceIndex:
     def _code(self, words: list[Word], position: int) -> list[Entry] | None:
         """Two capitals that are an ISO or postal code."""
         raw = words[position].raw
-        if len(raw) != 2 or not raw.isupper() or raw in ("UK", "US", "LA", "DC", "SF") or words[position].form != "word":
-            if not (words[position].form == "quoted" and len(raw) == 2 and raw.isupper()):
-                return None
+        form = words[position].form
+        if len(raw) != 2 or not raw.isupper() or form not in ("word", "quoted"):
+            return None
+        if form == "word" and raw in ("UK", "US", "LA", "DC", "SF"):
+            return None
         before = [word.text for word in words[max(0, position - 6) : position]]
         after = [word.text for word in words[position + 1 : position + 4]]
         spoken = any(text in ("code", "iso", "codes", "abbreviation", "abbreviated") for text in before + after)
@@ -100,7 +106,7 @@ class PlaceIndex:
         of_state = any(text in ("state", "states") for text in before + after)
         of_country = any(text in ("country", "countries", "nation") for text in before + after)
         found = [entry for entry in (state, country) if entry is not None]
-        if spoken and not of_state or of_country:
+        if (spoken and not of_state) or of_country:
             found.reverse()
         return found or None
 
@@ -141,7 +147,9 @@ class PlaceIndex:
             self._add(code, Entry("money", code, code, 8 if len(code) == 3 else 0))
 
     def _read_cities(self, connection: sqlite3.Connection) -> None:
-        capitals = {fold(row[0]): row[0] for row in connection.execute("SELECT capital FROM countries WHERE capital > ''")}
+        capitals = {
+            fold(row[0]): row[0] for row in connection.execute("SELECT capital FROM countries WHERE capital > ''")
+        }
         homes: dict[str, set[str]] = {}
         rows = connection.execute("SELECT name, country, state, population FROM cities ORDER BY population DESC")
         for name, country, state, population in rows:
@@ -181,7 +189,11 @@ def _spellings(name: str) -> list[str]:
         found += ["St " + name.removeprefix("Saint ")]
     if " and " in name:
         found += [name.replace(" and ", " & ")]
-    return [*found, "the " + found[1]] if name.endswith(("Islands", "Territory", "Republic", "Emirates", "Kingdom")) else found
+    return (
+        [*found, "the " + found[1]]
+        if name.endswith(("Islands", "Territory", "Republic", "Emirates", "Kingdom"))
+        else found
+    )
 
 
 def _key(words: list[Word], start: int, end: int) -> str:
@@ -192,11 +204,16 @@ def _singular(key: str) -> str:
     return key[:-1] if len(key) > 4 and key.endswith("s") else key
 
 
-_PLACE_LEADS = frozenset("in of than as from like to for versus around near and or exceeds is not named called does".split())
-_CITY_LEADS = frozenset("city town capital municipality".split())
-_MANY = frozenset("cities city towns town places settlements population many states largest biggest".split())
-_COUNTRY_WORDS = frozenset("country countries nation nations continent currency capital area phone dialing calling code tld".split())
-_SAME = frozenset("north south east west timezone zone latitude longitude hometown located".split())
+_PLACE_LEADS = frozenset(
+    word_list("in of than as from like to for versus around near and or exceeds is not named called does")
+)
+_CITY_LEADS = frozenset(word_list("city town capital municipality"))
+_MANY = frozenset(word_list("cities city towns town places settlements population many states largest biggest"))
+_COUNTRY_WORDS = frozenset(
+    word_list("country countries nation nations continent currency capital area phone dialing calling code tld")
+)
+_US = frozenset(["us", "u s", "usa", "american", "united states", "the united states", "the us"])
+_SAME = frozenset(word_list("north south east west timezone zone latitude longitude hometown located"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +223,7 @@ class _Context:
     words: list[Word]
     start: int
     end: int
+    places: PlaceIndex
     homes: dict[str, frozenset[str]]
 
     def plausible(self, entry: Entry) -> bool:
@@ -213,13 +231,24 @@ class _Context:
         key = _key(self.words, self.start, self.end)
         first = self.words[self.start]
         if entry.kind == "money" and len(key) == 3:
-            return first.raw.isupper() or self._before(1) in ("code", "currency", "in", "using", "use", "uses", "is")
+            return (first.raw.isupper() and not self._shouted()) or self._before(1) in ("code", "currency")
+        if entry.kind == "country" and key in _US and self._after(1) in ("state", "states"):
+            return False
         if entry.kind == "country" and key == "us":
             return first.raw == "US" or self._before(1) in ("the", "in", "of") or self._after(1) in (
                 "cities", "city", "states", "state"
             )  # fmt: skip
-        if entry.kind in ("country", "currency") and key in ("car", "real", "won", "sol", "rand", "pound", "som", "lao"):
-            return first.capital and not first.first or self._before(1) in ("the", "use", "uses", "using", "called")
+        if entry.kind in ("country", "currency") and key in (
+            "car",
+            "real",
+            "won",
+            "sol",
+            "rand",
+            "pound",
+            "som",
+            "lao",
+        ):
+            return (first.capital and not first.first) or self._before(1) in ("the", "use", "uses", "using", "called")
         if entry.kind != "city":
             return not (entry.kind == "country" and key in ("the states", "the us") and self._before(1) == "all")
         return self._plausible_city(entry, key)
@@ -247,7 +276,7 @@ class _Context:
         score = entry.weight
         before, around = self._before(1), self._nearby()
         if entry.kind == "city":
-            if before in _CITY_LEADS or self._before(2) in _CITY_LEADS and before in ("of", "called", "named"):
+            if before in _CITY_LEADS or (self._before(2) in _CITY_LEADS and before in ("of", "called", "named")):
                 score += 8
             if self._before(2) == "capital" and before == "of":
                 score -= 6
@@ -258,7 +287,11 @@ class _Context:
             if entry.shown == "New York City" or entry.shown == "Washington":
                 score += self._city_or_state(before)
         if entry.kind == "state":
-            if self._before(1) == "state" or self._after(1) in ("state", "cities", "city", "towns") or around & {"state"}:
+            if (
+                self._before(1) == "state"
+                or self._after(1) in ("state", "cities", "city", "towns")
+                or around & {"state"}
+            ):
                 score += 4
             if self._comma_city():
                 score += 6
@@ -283,6 +316,10 @@ class _Context:
     def _nearby(self) -> set[str]:
         return {word.text for word in self.words}
 
+    def _shouted(self) -> bool:
+        """Is the whole question in capitals, so that they tell nothing?"""
+        return all(word.raw.isupper() for word in self.words if word.form == "word")
+
     def _title(self) -> bool:
         """Is capitalisation meaningless here: the question's first word, or nearly all words capitalised?"""
         if self.words[self.start].first:
@@ -294,17 +331,20 @@ class _Context:
         """'Portland, Oregon': is the name followed by a place in which a city of that name lies?"""
         if self.end >= len(self.words):
             return False
-        joined = self.words[self.end].after_comma or self.words[self.end].text == "in"
-        if not joined:
+        start = self.end + (self.words[self.end].text == "in")
+        if start == self.end and not self.words[self.end].after_comma:
             return False
-        return False
+        homes = self.homes.get(_key(self.words, self.start, self.end), frozenset())
+        return any(self.places.is_home(_key(self.words, start, end), homes) for end in range(start + 1, start + 4))
 
     def _comma_city(self) -> bool:
         """'Atlanta, Georgia': is the name behind a comma that follows a single capitalised name?"""
         return self.start > 0 and self.words[self.start].after_comma and self.words[self.start - 1].capital
 
     def _other_state(self) -> bool:
-        return any(word.text in ("state", "usa", "alabama", "florida", "texas", "ohio", "california") for word in self.words)
+        return any(
+            word.text in ("state", "usa", "alabama", "florida", "texas", "ohio", "california") for word in self.words
+        )
 
 
 def _is_worth_correcting(name: str, entry: Entry) -> bool:
@@ -313,7 +353,7 @@ def _is_worth_correcting(name: str, entry: Entry) -> bool:
 
 
 def _deletions(names: dict[str, Entry]) -> dict[str, tuple[Entry, ...]]:
-    """Every name with at most one letter left out, so that names one slip apart share a form (Garbe's SymSpell)."""
+    """Every name with at most one letter left out: names one slip apart share a form (Garbe's SymSpell, 2012)."""
     found: dict[str, tuple[Entry, ...]] = {}
     for name, entry in names.items():
         for form in _shortened(name):

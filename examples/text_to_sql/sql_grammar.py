@@ -8,7 +8,9 @@ from __future__ import annotations
 from examples.text_to_sql.geography import COLUMNS
 from examples.text_to_sql.linking import KINDS, PER_KIND
 
-_UNQUALIFIED = sorted({column for columns in COLUMNS.values() for column in columns}, key=lambda name: (-len(name), name))
+_UNQUALIFIED = sorted(
+    {column for columns in COLUMNS.values() for column in columns}, key=lambda name: (-len(name), name)
+)
 _QUALIFIED = "|".join(rf"{table}\.({'|'.join(columns)})" for table, columns in COLUMNS.items())
 
 SQL_GRAMMAR = rf"""
@@ -39,8 +41,8 @@ LIKE: " LIKE " | " NOT LIKE "
 EXISTS: "EXISTS " | "NOT EXISTS "
 FUNCTION: "COUNT" | "SUM" | "AVG" | "MIN" | "MAX" | "ABS" | "LENGTH"
 TABLE: "{'" | "'.join(COLUMNS)}"
-COLUMN: /({'|'.join(_UNQUALIFIED)})|{_QUALIFIED}/
-PLACEHOLDER: /({'|'.join(KINDS)})[1-{PER_KIND}]/
+COLUMN: /({"|".join(_UNQUALIFIED)})|{_QUALIFIED}/
+PLACEHOLDER: /({"|".join(KINDS)})[1-{PER_KIND}]/
 NUMBER: /[0-9]+(\.[0-9]+)?/
 """
 """One query; single spaces, keywords in capitals, as the training data spell it."""

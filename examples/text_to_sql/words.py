@@ -39,7 +39,8 @@ _TOKEN = re.compile(
     | (?P<abbreviation>\b(?:[A-Za-z]\.){2,}[A-Za-z]?)
     | (?P<number>(?<![\w.])-?\d[\d,]*(?:\.\d+)?[A-Za-z]*)
     | (?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*\d*['’]?)
-    | (?P<mark>[,;:()/-])
+    | (?P<stop>(?<!\b[SsMmFfDd][tr])(?<!\bvs)[.?!;]+(?=\s+\S))
+    | (?P<mark>[,:()/-])
     """,
     re.VERBOSE,
 )
@@ -59,6 +60,11 @@ class Word:
     @property
     def capital(self) -> bool:
         return self.raw[:1].isupper()
+
+
+def word_list(text: str) -> list[str]:
+    """The words of `text`: for tables that read best as running text."""
+    return text.split()
 
 
 def fold(text: str) -> str:
@@ -82,6 +88,10 @@ def split_words(question: str) -> list[Word]:
     for found in _TOKEN.finditer(question):
         form = found.lastgroup or "word"
         raw = found[form]
+        if form == "stop":
+            if words and words[-1].form != "stop":
+                words.append(Word(".", ".", "stop"))
+            continue
         if form == "mark":
             comma = raw != "-" and raw != "/"
             continue

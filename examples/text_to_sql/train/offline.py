@@ -1,4 +1,4 @@
-"""Offline evaluation without the engine: greedy single shots, and the program (candidates, execution, repair, vote) simulated.
+"""Offline evaluation without the engine: greedy single shots, and the program (candidates, repair, vote) simulated.
 
 Owns batched sampling with transformers' weights under the SQL grammar. Never trains.
 """
@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import llguidance
 import llguidance.torch as llgtorch
@@ -17,8 +18,10 @@ from llguidance.hf import from_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from examples.text_to_sql.database import SqlError, is_empty, run_sql, vote_key
+
+from examples.text_to_sql.database import SqlError, run_sql, vote_key
 from examples.text_to_sql.evaluate import execution_match
+from examples.text_to_sql.faults import TRUST, doubt
 from examples.text_to_sql.linking import Linked, Linker, LinkError, restore
 from examples.text_to_sql.sql_grammar import SQL_GRAMMAR
 from examples.text_to_sql.train.tokenizer import prompt
@@ -46,10 +49,12 @@ class Writer:
 
     def __init__(self, folder: Path, constrained: bool = True) -> None:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._model.train(False)
         self._end = int(self._model.config.eos_token_id)
         self._constrained = constrained
-        hf = PreTrainedTokenizerFast(tokenizer_object=self.tokenizer, eos_token="<eos>", pad_token="<pad>")
+        fast: Any = PreTrainedTokenizerFast
+        hf = fast(tokenizer_object=self.tokenizer, eos_token="<eos>", pad_token="<pad>")
         self._guide = from_tokenizer(hf)
 
     @torch.no_grad()
@@ -60,7 +65,7 @@ class Writer:
         for start in range(0, len(order), 256):
             rows = order[start : start + 256]
             found += self._batch([prompts[row] for row in rows], temperature, seed + start, limit)
-        back = {row: text for row, text in zip(order, found, strict=True)}
+        back = dict(zip(order, found, strict=True))
         return [back[index] for index in range(len(prompts))]
 
     def _batch(self, prompts: list[str], temperature: float, seed: int, limit: int) -> list[str]:
@@ -115,7 +120,7 @@ class Writer:
 
 @dataclass(slots=True)
 class Try:
-    """One candidate: its linking, SQL with placeholders, and how running it ended ('', 'empty' or an error's name)."""
+    """One candidate: its linking, SQL with placeholders, and how running it ended ('' or a fault's name)."""
 
     linked: Linked
     raw: str
@@ -134,7 +139,7 @@ def attempt(database: Path, linked: Linked, raw: str) -> Try:
         result = run_sql(database, sql)
     except SqlError:
         return Try(linked, raw, sql, "error", "")
-    fault = "empty" if is_empty(result.rows) else ""
+    fault = doubt(linked, raw, result.rows)
     return Try(linked, raw, sql, fault, vote_key(result.rows, "ORDER BY" in sql))
 
 
@@ -165,11 +170,13 @@ def run_program(
     for turn in range(2):
         broken = [at for at, one in enumerate(tries) if one.fault]
         again = writer.write(
-            [repair_prompt(tries[at].linked.text, tries[at].raw, tries[at].fault) for at in broken], 0.0 if not turn else temperature, seed + turn
+            [repair_prompt(tries[at].linked.text, tries[at].raw, tries[at].fault) for at in broken],
+            0.0 if not turn else temperature,
+            seed + turn,
         )
         for at, raw in zip(broken, again, strict=True):
             mended = attempt(database, tries[at].linked, raw)
-            if not mended.fault or tries[at].fault in ("error", "placeholder"):
+            if TRUST.get(mended.fault, 0.0) > TRUST.get(tries[at].fault, 0.0):
                 tries[at] = mended
     return [_vote([one for at, one in enumerate(tries) if owners[at] == index]) for index in range(len(questions))]
 
@@ -180,7 +187,7 @@ def _vote(tries: list[Try]) -> str:
     for at, one in enumerate(tries):
         if one.fault in ("error", "placeholder"):
             continue
-        weights[one.key] += int(1000 * (0.1 if one.fault == "empty" else 1.0)) + (200 if not at else 0)
+        weights[one.key] += int(1000 * TRUST[one.fault]) + (200 if not at else 0)
     if not weights:
         return tries[0].sql
     best = weights.most_common(1)[0][0]

@@ -3,15 +3,17 @@
 Every maker returns a `Draft` or None where the draw does not fit. Named places alone are asked of in `lookups`.
 """
 
+# ruff: noqa: E501 -- templates of wordings read best one to a line
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from examples.text_to_sql.train.filters import DENSITY, draw_filters
-from examples.text_to_sql.train.speech import comparison, pick, say, third_person
-from examples.text_to_sql.train.sql import Filter, Query, Val
+from examples.text_to_sql.train.conditions import DENSITY
+from examples.text_to_sql.train.filters import draw_filters
+from examples.text_to_sql.train.speech import pick, say, third_person
+from examples.text_to_sql.train.sql import Filter, Query
 from examples.text_to_sql.train.world import World
 
 
@@ -82,7 +84,7 @@ MEASURES: dict[str, list[Measure]] = {
                 "least populous|least populated|with the {fewest people|smallest population|lowest population}|smallest by population"),
     ],
 }  # fmt: skip
-_WEIGHTS = {"countries": [5, 4, 2.2], "cities": [9, 1.6, 0.7, 0.7], "continents": [1]}
+_WEIGHTS: dict[str, list[float]] = {"countries": [5, 4, 2.2], "cities": [9, 1.6, 0.7, 0.7], "continents": [1]}
 
 
 def measure_of(rng: random.Random, table: str) -> Measure:
@@ -113,7 +115,11 @@ def join_posts(rng: random.Random, posts: list[str]) -> str:
     text = ""
     for index, post in enumerate(posts):
         short = posts[index - 1].count(" ") < 3 if index else True
-        glue = "" if not index else rng.choice(["", "", "", "and", "and"] if short else ["and", "and", "and", "", "but", "and also"])
+        glue = (
+            ""
+            if not index
+            else rng.choice(["", "", "", "and", "and"] if short else ["and", "and", "and", "", "but", "and also"])
+        )
         text = f"{text} {glue} {post}"
     return text
 
@@ -165,6 +171,11 @@ def ask_list(world: World, rng: random.Random) -> Draft | None:
         text = say(rng, f"{pick(rng, ASK)} the {{names|name}} of {{all|all the|the|every|}} {things}")
     else:
         text = say(rng, f"{pick(rng, ASK)} {{the|all|the|all the|every||}} {things}")
+    if rng.random() < 0.05:
+        text += say(
+            rng,
+            f" {{.|?|,}} {{{{just|only|}} {{the|}} {{names|{noun(rng, table, False)} names}} {{please|}}|names only|name only|{{give|list|show}} {{me|}} {{just|only|}} {{the|their}} names}}",
+        )
     query = Query(column, table).add(filters)
     kind = "list"
     if rng.random() < 0.16:
@@ -178,7 +189,11 @@ def _ordered(rng: random.Random, table: str, query: Query, text: str) -> tuple[s
     if table not in MEASURES or rng.random() < 0.3:
         down = rng.random() < 0.12
         query.order = "@name DESC" if down else "@name"
-        how = "{in reverse alphabetical order|in descending alphabetical order|from z to a|reverse alphabetically}" if down else "{alphabetically|in alphabetical order|sorted by name|ordered by name|from a to z|sorted alphabetically|by name}"
+        how = (
+            "{in reverse alphabetical order|in descending alphabetical order|from z to a|reverse alphabetically}"
+            if down
+            else "{alphabetically|in alphabetical order|sorted by name|ordered by name|from a to z|sorted alphabetically|by name}"
+        )
         return "list_by_name", f"{text} {say(rng, how)}"
     measure = measure_of(rng, table)
     if measure.kind == "equator":
@@ -196,7 +211,11 @@ def _ordered(rng: random.Random, table: str, query: Query, text: str) -> tuple[s
     if down:
         ways.append("{by|ranked by|in order of|in descending order of} <by>")
     if measure.kind in ("population", "area"):
-        ways.append("{from {largest|biggest} to smallest|{largest|biggest} first|starting with the {largest|biggest}} {by <by>|}" if down else "{from smallest to {largest|biggest}|smallest first} {by <by>|}")
+        ways.append(
+            "{from {largest|biggest} to smallest|{largest|biggest} first|starting with the {largest|biggest}} {by <by>|}"
+            if down
+            else "{from smallest to {largest|biggest}|smallest first} {by <by>|}"
+        )
         if table == "countries" and measure.kind == "population":
             ways.pop()
     return f"list_by_{measure.kind}_{'down' if down else 'up'}", f"{text} {say(rng, rng.choice(ways), by=by)}"
@@ -215,18 +234,30 @@ def ask_count(world: World, rng: random.Random) -> Draft | None:
         if rng.random() < 0.3:
             text = f"how many {noun(rng, table)} {relative(rng, filters)}"
     elif roll < 0.65:
-        text = say(rng, f"how many {things} {{are there|exist||do we have|are listed|are in the database|can you find}}")
+        text = say(
+            rng, f"how many {things} {{are there|exist||do we have|are listed|are in the database|can you find}}"
+        )
     elif roll < 0.72:
-        text = say(rng, f"how many {noun(rng, table)} are there {phrase(rng, '', [Filter(f.kind, f.sql, f.verb, f.post) for f in filters])}")
+        text = say(
+            rng,
+            f"how many {noun(rng, table)} are there {phrase(rng, '', [Filter(f.kind, f.sql, f.verb, f.post) for f in filters])}",
+        )
     else:
-        text = say(rng, f"{{what is the|tell me the|give me the|find the|}} {{number|total number|count|amount}} of {things}|x")
-        text = say(rng, f"{{count|count the|count all|count how many|{{what is the|tell me the|give me the|find the|show the|}} {{number|total number|count|number|total count}} of|tell me how many|number of|can you count the}} {things}")
+        text = say(
+            rng, f"{{what is the|tell me the|give me the|find the|}} {{number|total number|count|amount}} of {things}|x"
+        )
+        text = say(
+            rng,
+            f"{{count|count the|count all|count how many|{{what is the|tell me the|give me the|find the|show the|}} {{number|total number|count|number|total count}} of|tell me how many|number of|can you count the}} {things}",
+        )
     query = Query("COUNT(*)", table).add(filters)
     shape, parts = shape_of("count", table, filters)
     return Draft(text, query.render(), shape, parts)
 
 
-_DETAILS: dict[str, list[tuple[str, str, str, tuple[str, ...]]]] = {
+Detail = tuple[str, str, str, tuple[str, ...]]
+"""A column that may be asked for: its kind, SQL, names and joined tables."""
+_DETAILS: dict[str, list[Detail]] = {
     "countries": [
         ("capital", "@capital", "capital|capital city|capitals|capital cities", ()),
         ("population", "@population", "population|populations|number of people|number of inhabitants", ()),
@@ -246,18 +277,20 @@ _DETAILS: dict[str, list[tuple[str, str, str, tuple[str, ...]]]] = {
         ("latitude", "@latitude", "latitude|latitudes", ()),
         ("longitude", "@longitude", "longitude|longitudes", ()),
         ("state", "states.name", "state|states", ("states",)),
+        ("continent", "continents.name", "continent", ("continents", "countries")),
     ],
     "states": [("code", "@code", "code|abbreviation|state code|postal code|abbreviations|codes|postal abbreviation", ())],
     "continents": [("population", "@population", "population|number of people|populations", ()), ("code", "@code", "code|codes|continent code", ())],
 }  # fmt: skip
 
 
-def _details(rng: random.Random, table: str, filters: list[Filter], count: int) -> list[tuple[str, str, str, tuple[str, ...]]]:
+def details(rng: random.Random, table: str, filters: list[Filter], count: int) -> list[Detail]:
+    """`count` different columns to ask for: kind, SQL, names, joined tables."""
     options = list(_DETAILS[table])
     if not any("state" in one.kind or one.kind == "country" for one in filters):
         options = [option for option in options if option[0] != "state"]
     weights = [4.0 if option[0] in ("population", "capital", "country") else 1.0 for option in options]
-    found = []
+    found: list[Detail] = []
     while options and len(found) < count:
         option = rng.choices(options, weights)[0]
         weights.pop(options.index(option))
@@ -269,23 +302,35 @@ def _details(rng: random.Random, table: str, filters: list[Filter], count: int) 
 def ask_details(world: World, rng: random.Random) -> Draft | None:
     """Columns of the things that meet the conditions: 'the capitals of …', 'names and populations of …'."""
     table = rng.choices(["countries", "cities", "states", "continents"], [6, 4, 0.4, 0.4])[0]
-    filters = draw_filters(world, rng, table, rng.choices([0, 1, 2], [0.5, 6, 1.5])[0] if table in ("countries", "cities") else 0)
+    filters = draw_filters(
+        world, rng, table, rng.choices([0, 1, 2], [0.5, 6, 1.5])[0] if table in ("countries", "cities") else 0
+    )
     with_name = rng.random() < 0.55
-    chosen = _details(rng, table, filters, rng.choices([1, 2], [4, 1])[0])
+    chosen = details(rng, table, filters, rng.choices([1, 2], [4, 1])[0])
     words = [pick(rng, option[2]) for option in chosen]
     things = phrase(rng, noun(rng, table), filters)
     columns = [option[1] for option in chosen]
     if with_name:
         columns.insert(0, "@name")
         names = rng.choice(["names", "name"])
-        listed = " and ".join([" ".join([names] if len(words) == 1 else [f"{names},"]), *words]) if rng.random() < 0.4 else ""
+        listed = (
+            " and ".join([" ".join([names] if len(words) == 1 else [f"{names},"]), *words])
+            if rng.random() < 0.4
+            else ""
+        )
         text = say(
             rng,
             rng.choice(
                 [
-                    f"{pick(rng, ASK)} the {listed} of {{all|all the|the|}} {things}" if listed else f"{pick(rng, ASK)} {{the|all|}} {things} {{with|and|along with|together with|including}} {{their|its|the}} {' and '.join(words)}",
+                    f"{pick(rng, ASK)} the {listed} of {{all|all the|the|}} {things}"
+                    if listed
+                    else f"{pick(rng, ASK)} {{the|all|}} {things} {{with|and|along with|together with|including}} {{their|its|the}} {' and '.join(words)}",
                     f"{{list|show|give me|show me|display}} {{the|all|each|every|}} {things} {{with|and|along with|together with}} {{their|its}} {' and '.join(words)}",
                     f"{things} {{with|and|and also|plus}} {{their|}} {' and '.join(words)}",
+                    f"{{list|show|give me|}} {{the|}} {' and '.join(words)} {{of|for}} {{all|the|}} {things} {{, with the|with the|and the|along with the|together with the|. include the}} {{{noun(rng, table, False)}|}} {{name|names}}"
+                    if len(words) == 1
+                    else f"{things} with {' and '.join(words)}",
+                    f"{pick(rng, ASK)} {{the|all|}} {things} {{.|,}} {{show|give|include|list}} {{me|}} {{the|}} name and {' and '.join(words)}",
                 ]
             ),
         )
@@ -301,7 +346,17 @@ def ask_details(world: World, rng: random.Random) -> Draft | None:
                 ]
             ),
         )
-        if len(chosen) == 1 and chosen[0][0] in ("capital", "currency", "currency_code") and filters and rng.random() < 0.12:
+        if len(chosen) == 2 and rng.random() < 0.4:
+            text = say(
+                rng,
+                f"what {{is|are}} the {words[0]} of {things} and {{what is|what are|what|}} {{their|its|the}} {words[1]}",
+            )
+        if (
+            len(chosen) == 1
+            and chosen[0][0] in ("capital", "currency", "currency_code")
+            and filters
+            and rng.random() < 0.12
+        ):
             text = say(rng, f"what {head} do {things} {{have|use}}")
     query = Query(", ".join(columns), table).add(filters)
     for option in chosen:
@@ -314,7 +369,7 @@ def ask_details(world: World, rng: random.Random) -> Draft | None:
     return Draft(text, query.render(), shape, parts)
 
 
-_AGGREGATES = [
+_AGGREGATES: list[tuple[str, str, float]] = [
     ("SUM", "total|combined|total|overall|sum of the|aggregate|summed", 4),
     ("AVG", "average|mean|average|avg|typical", 5),
     ("MAX", "maximum|highest|largest|max|greatest|biggest", 1.3),
@@ -329,12 +384,15 @@ def ask_aggregate(world: World, rng: random.Random) -> Draft | None:
     function, words, _ = rng.choices(_AGGREGATES, [entry[2] for entry in _AGGREGATES])[0]
     if measure.kind == "equator" or (function == "SUM" and measure.kind not in ("population", "area")):
         return None
-    if table == "continents":
-        filters = []
-    else:
-        filters = draw_filters(world, rng, table, rng.choices([0, 1, 2], [0.5, 6, 2])[0])
+    filters = draw_filters(world, rng, table, 0 if table == "continents" else rng.choices([0, 1, 2], [0.5, 6, 2])[0])
     things = phrase(rng, noun(rng, table), filters)
-    name = pick(rng, {"population": "population|number of people|number of inhabitants|population", "area": "area|land area|size|surface area"}.get(measure.kind, measure.noun))
+    name = pick(
+        rng,
+        {
+            "population": "population|number of people|number of inhabitants|population",
+            "area": "area|land area|size|surface area",
+        }.get(measure.kind, measure.noun),
+    )
     word = pick(rng, words)
     options = [
         f"{{what is the|what's the|tell me the|give me the|find the|calculate the|compute the|show me the|}} {word} {name} of {{all|all the|the|}} {things}",
@@ -343,150 +401,34 @@ def ask_aggregate(world: World, rng: random.Random) -> Draft | None:
     ]
     if function == "SUM" and measure.kind == "population":
         options += [
-            f"how many {{people|inhabitants|residents}} {{live|live in total|in total live|are there|altogether live}} in {{all|the|all the|}} {things} {{combined|in total|together|altogether|}}",
+            f"how many {{people|inhabitants|residents}} {{live|live in total|in total live|are there|altogether live}} in {{all|the|all the|}} {things} {{combined|in total|together|altogether|put together|taken together|}}",
             f"how many {{people|inhabitants}} do {{all|the|}} {things} have {{combined|in total|together|altogether}}",
             f"{{how many people|total number of people|total number of inhabitants}} {{live|living}} in {things}",
             f"what do the populations of {things} add up to",
+            f"add up the {{population|populations}} of {{all|all the|the|}} {things} {{. what do you get|}}",
             f"{{sum|add|add up}} {{the|}} {{population|populations}} of {{all|}} {things}",
         ]
     if function == "SUM" and measure.kind == "area":
-        options += [f"how {{big|large}} are {{all|the|all the|}} {things} {{combined|together|in total}}", f"how {{much land|many sqkm|many square kilometers}} do {{all|the|}} {things} {{cover|have}} {{combined|together|in total|}}"]
+        options += [
+            f"how {{big|large}} are {{all|the|all the|}} {things} {{combined|together|in total}}",
+            f"how {{much land|many sqkm|many square kilometers}} do {{all|the|}} {things} {{cover|have}} {{combined|together|in total|}}",
+        ]
     if function == "AVG" and measure.kind == "population":
-        options += [f"how many {{people|inhabitants}} {{live|are there}} on average in {things}", f"how many people does {{a|an|the}} {{average|typical}} {phrase(rng, noun(rng, table, False), filters)} have", f"how {{populous|big|large}} are {things} on average" if table == "cities" else f"on average how many people live in {things}"]
+        options += [
+            f"how many {{people|inhabitants}} {{live|are there}} on average in {things}",
+            f"how many people does {{a|an|the}} {{average|typical}} {phrase(rng, noun(rng, table, False), filters)} have",
+            f"what is the population of {{an|the}} average {phrase(rng, noun(rng, table, False), filters)}",
+            f"how {{populous|big|large}} are {things} on average"
+            if table == "cities"
+            else f"on average how many people live in {things}",
+        ]
     if function == "AVG" and measure.kind == "area":
-        options += [f"how {{big|large}} is {{a|an|the}} {{average|typical}} {phrase(rng, noun(rng, table, False), filters)}", f"how {{big|large}} are {things} on average"]
+        options += [
+            f"how {{big|large}} is {{a|an|the}} {{average|typical}} {phrase(rng, noun(rng, table, False), filters)}",
+            f"how {{big|large}} are {things} on average",
+        ]
     query = Query(f"{function}({measure.sql})", table).add(filters)
     shape, parts = shape_of("aggregate", table, filters, f"{function}_{measure.kind}")
-    return Draft(say(rng, rng.choice(options)), query.render(), shape, parts)
-
-
-def superlative(rng: random.Random, table: str, measure: Measure, most: bool, plural: bool, filters: list[Filter], count: str = "") -> str:
-    """'largest city in …' or 'country in … with the most people'; `count` ('5', 'second') goes before the adjective."""
-    words = pick(rng, measure.most if most else measure.least)
-    head = noun(rng, table, plural)
-    behind = ("with", "that", "furthest", "farthest", "closest", "nearest", "located", "most distant")
-    for by in (" by ", " in terms", " in area", " in size"):
-        if by in words:
-            front, _, rest = words.partition(by)
-            return f"{count} {front} {phrase(rng, head, filters, extra=(by + rest).strip())}".strip()
-    if words.startswith(behind):
-        return f"{count} {phrase(rng, head, filters, extra=words)}".strip()
-    return f"{count} {words} {phrase(rng, head, filters)}".strip()
-
-
-def order_by(measure: Measure, most: bool, query: Query) -> None:
-    """Order `query` by the measure; an unknown (zero) area gives no density."""
-    query.order = f"{measure.sql} DESC" if most else measure.sql
-    if measure.kind == "density":
-        query.where.append("@area_km2 > 0")
-
-
-def _draw_extreme(world: World, rng: random.Random) -> tuple[str, Measure, bool, list[Filter]]:
-    table = rng.choices(["countries", "cities", "continents"], [5, 5.5, 0.25])[0]
-    measure, most = measure_of(rng, table), rng.random() < 0.72
-    filters = [] if table == "continents" else draw_filters(world, rng, table, rng.choices([0, 1, 2], [1.2, 6, 1.6])[0])
-    return table, measure, most, filters
-
-
-def ask_extreme(world: World, rng: random.Random) -> Draft | None:
-    """The one thing with the most or least of a measure."""
-    table, measure, most, filters = _draw_extreme(world, rng)
-    query = Query("@name", table, limit="1").add(filters)
-    order_by(measure, most, query)
-    words = superlative(rng, table, measure, most, False, filters)
-    roll = rng.random()
-    if roll < 0.55:
-        text = say(rng, f"{{what is the|what is the|which is the|what's the|which is the|name the|tell me the|find the|show me the|give me the|show the|the||what was the|find me the|do you know the}} {words}")
-    else:
-        one = noun(rng, table, False)
-        place = phrase(rng, one, filters)
-        if measure.kind == "population":
-            tail = "{has|holds} the {most people|largest population|highest population|biggest population|greatest population|most inhabitants|most residents}|is {the|} most {populous|populated}" if most else "has the {fewest people|smallest population|lowest population|least people|fewest inhabitants}|is {the|} least {populous|populated}"
-            if table == "cities":
-                tail += "|is {the|} {largest|biggest}|is {the|} {largest|biggest}" if most else "|is {the|} smallest"
-        elif measure.kind == "area":
-            tail = "is {the|} {largest|biggest} {by area||in area}|has the {largest|biggest|greatest|most} {area|land area|land}|covers the {largest|most} {area|land}|is the {largest|biggest}" if most else "is {the|} smallest {by area||in area}|has the {smallest|least} {area|land area|land}"
-        elif measure.kind == "density":
-            tail = "is {the|} most densely populated|has the highest {population|} density|has the most people per {sqkm|square kilometer}|is {the|} most {crowded|densely populated}" if most else "is {the|} least densely populated|has the lowest {population|} density|is {the|} most sparsely populated"
-        elif measure.kind == "equator":
-            tail = "{is|lies} {furthest|farthest} from the equator" if most else "{is|lies} {closest|nearest} to the equator"
-        else:
-            direction = {("latitude", True): "north", ("latitude", False): "south", ("longitude", True): "east", ("longitude", False): "west"}[measure.kind, most]
-            tail = f"{{is|lies|is located}} {{the|}} {{furthest|farthest}} {{to the|}} {direction}|is {{the|}} {direction}ernmost|is {{the|}} most {direction}ern|has the {'highest' if most else 'lowest'} {measure.kind}"
-        text = f"{rng.choice(['which', 'what', 'which'])} {place} {pick(rng, tail)}"
-    shape, parts = shape_of("extreme", table, filters, f"{measure.kind}_{'most' if most else 'least'}")
-    return Draft(text, query.render(), shape, parts - 1)
-
-
-def ask_top(world: World, rng: random.Random) -> Draft | None:
-    """The n things with the most or least of a measure."""
-    table, measure, most, filters = _draw_extreme(world, rng)
-    count = world.number(rng, 2, 25)
-    query = Query("@name", table, limit=count.mark).add(filters)
-    order_by(measure, most, query)
-    if rng.random() < 0.3:
-        words = pick(rng, measure.noun)
-        by = f"by {words}"
-        head = say(rng, "{top|the top|bottom|the bottom}".replace("|bottom|the bottom", "") if most else "{bottom|the bottom|lowest}")
-        text = f"{rng.choice(['', '', 'list', 'show me', 'give me', 'what are'])} {head} {count.spoken} {phrase(rng, noun(rng, table), filters, extra=by)}"
-        if measure.kind in ("equator", "latitude", "longitude"):
-            return None
-    else:
-        top = "top " if most and rng.random() < 0.15 else ""
-        words = superlative(rng, table, measure, most, True, filters, count=top + count.spoken)
-        text = say(rng, f"{{what are the|which are the|list the|show me the|give me the|name the|the|find the|show the|tell me the|which|}} {words}")
-    shape, parts = shape_of("top", table, filters, f"{measure.kind}_{'most' if most else 'least'}")
-    details = ""
-    if rng.random() < 0.18:
-        option = _details(rng, table, filters, 1)[0]
-        query.select += f", {option[1]}"
-        query.tables += option[3]
-        details = option[0]
-        text += say(rng, f" {{with|and|along with|together with|and also show}} {{their|its}} {pick(rng, option[2])}")
-        shape = f"{shape}/{details}"
-    return Draft(text, query.render(), shape, parts)
-
-
-def ask_rank(world: World, rng: random.Random) -> Draft | None:
-    """The second, third, … thing by a measure."""
-    table, measure, most, filters = _draw_extreme(world, rng)
-    rank = world.rank(rng)
-    query = Query("@name", table, limit=f"1 OFFSET {rank.mark}").add(filters)
-    order_by(measure, most, query)
-    words = superlative(rng, table, measure, most, False, filters, count=rank.spoken)
-    text = say(rng, f"{{what is the|which is the|what's the|name the|tell me the|find the|show me the|the|}} {words}")
-    if measure.kind == "population" and rng.random() < 0.25:
-        size = "{has|holds} the <r> {largest|highest|biggest} population|is the <r> {most populous|largest by population}" if most else "has the <r> {smallest|lowest} population"
-        text = f"which {phrase(rng, noun(rng, table, False), filters)} {say(rng, pick(rng, size), r=rank.spoken)}"
-    shape, parts = shape_of("rank", table, filters, f"{measure.kind}_{'most' if most else 'least'}")
-    return Draft(text, query.render(), shape, parts)
-
-
-def ask_of_extreme(world: World, rng: random.Random) -> Draft | None:
-    """A column of the extreme thing: 'the capital of the largest country in …'."""
-    table, measure, most, filters = _draw_extreme(world, rng)
-    if table == "continents":
-        return None
-    filters = filters[:1]
-    option = _details(rng, table, filters, 1)[0]
-    if option[0] == "density":
-        return None
-    query = Query(option[1], table, limit="1").add(filters)
-    query.tables += option[3]
-    order_by(measure, most, query)
-    words = superlative(rng, table, measure, most, False, filters)
-    asked = pick(rng, option[2].replace("capitals|", "").replace("populations|", ""))
-    options = [f"{{what is the|what's the|tell me the|find the|give me the|show the|}} {asked} of the {words}"]
-    options += {
-        "country": [f"{{which|what}} country {{is|has|contains}} the {words} {{in|}}", f"in {{which|what}} country is the {words}", f"{{which|what}} country is the {words} {{located|}} in"],
-        "currency": [f"{{what|which}} {{currency|money}} does the {words} use", f"what currency is used in the {words}"],
-        "continent": [f"{{which|what}} continent is the {words} {{in|on|located in}}", f"on {{which|what}} continent is the {words}"],
-        "timezone": [f"{{what|which}} {{time zone|timezone}} is the {words} in", f"in {{what|which}} {{time zone|timezone}} is the {words}"],
-        "state": [f"{{what|which}} state is the {words} in"],
-        "population": [f"how many {{people|inhabitants}} {{live in|does|are there in}} the {words} {{have|}}".replace("{have|}", ""), f"how {{populous|big}} is the {words}"],
-        "area": [f"how {{big|large}} is the {words}"],
-    }.get(option[0], [])  # fmt: skip
-    shape, parts = shape_of("of_extreme", table, filters, option[0], f"{measure.kind}_{'most' if most else 'least'}")
     return Draft(say(rng, rng.choice(options)), query.render(), shape, parts)
 
 
@@ -504,12 +446,19 @@ def ask_distinct(world: World, rng: random.Random) -> Draft | None:
     )  # fmt: skip
     filters = draw_filters(world, rng, table, rng.choices([0, 1, 2], [0.7, 6, 1])[0])
     joined = "." in column
-    if joined and (not filters or any(one.kind in ("country", "state", "continent", "same_continent", "not_country") for one in filters)):
+    if joined and (
+        not filters
+        or any(one.kind in ("country", "state", "continent", "same_continent", "not_country") for one in filters)
+    ):
         return None
     plural = pick(rng, words)
     things = phrase(rng, noun(rng, table), filters)
     place = next((one for one in filters if one.kind in ("country", "state", "city_continent", "continent")), None)
-    where = place.post if place and len(filters) == 1 and rng.random() < 0.7 and not place.post.startswith(("that", "are")) else f"{{in|of|across|among|by}} {things}"
+    where = (
+        place.post
+        if place and len(filters) == 1 and rng.random() < 0.7 and not place.post.startswith(("that", "are"))
+        else f"{{in|of|across|among|by}} {things}"
+    )
     count = rng.random() < 0.35
     expression = column if joined else f"@{column}"
     query = Query(f"COUNT(DISTINCT {expression})" if count else f"DISTINCT {expression}", table).add(filters)
@@ -522,8 +471,14 @@ def ask_distinct(world: World, rng: random.Random) -> Draft | None:
             query.select = "COUNT(DISTINCT @continent)"
             query.tables.remove("continents")
         verb = "have" if rng.random() < 0.6 else "contain"
-        asks = [f"{{which|what}} {plural} {verb} {{a|any|at least one}} {phrase(rng, noun(rng, table, False), filters)}", f"{{which|what}} {plural} have {things}"]
-        counts = [f"how many {plural} have {{a|any|at least one}} {phrase(rng, noun(rng, table, False), filters)}", f"how many {plural} have {things}"]
+        asks = [
+            f"{{which|what}} {plural} {verb} {{a|any|at least one}} {phrase(rng, noun(rng, table, False), filters)}",
+            f"{{which|what}} {plural} have {things}",
+        ]
+        counts = [
+            f"how many {plural} have {{a|any|at least one}} {phrase(rng, noun(rng, table, False), filters)}",
+            f"how many {plural} have {things}",
+        ]
     else:
         asks = [
             f"{{what|which}} {plural} {{are used|exist|are there|do they use|can be found|are in use|are found|}} {where}",
@@ -539,8 +494,3 @@ def ask_distinct(world: World, rng: random.Random) -> Draft | None:
         ]
     shape, parts = shape_of("count_distinct" if count else "distinct", table, filters, column)
     return Draft(say(rng, rng.choice(counts if count else asks)), query.render(), shape, parts)
-
-
-__all__ = ["ASK", "Draft", "DraftMaker", "MEASURES", "Measure", "Val", "ask_aggregate", "ask_count", "ask_details",
-           "ask_distinct", "ask_extreme", "ask_list", "ask_of_extreme", "ask_rank", "ask_top", "comparison", "measure_of",
-           "noun", "order_by", "phrase", "shape_of", "superlative"]  # fmt: skip

@@ -12,12 +12,16 @@ _CHOICE = re.compile(r"\{([^{}]*)\}")
 
 
 def say(rng: random.Random, template: str, **slots: str) -> str:
-    """Expand `{a|b|}` alternatives (nested ones inside out), then put `slots` in for `<name>` marks."""
+    """Expand `{a|b|}` alternatives (nested ones inside out), then put `slots` in for `<name>` marks.
+
+    Spaces are evened out; one before the text is kept, so that a part may be put behind another.
+    """
+    lead = " " if template.startswith(" ") else ""
     while "{" in template:
         template = _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), template)
     for name, text in slots.items():
         template = template.replace(f"<{name}>", text)
-    return " ".join(template.split())
+    return lead + " ".join(template.split())
 
 
 def pick(rng: random.Random, options: str) -> str:
@@ -77,7 +81,10 @@ def speak_ordinal(rng: random.Random, rank: int) -> str:
     return rng.choice(_ORDINALS[rank : rank + 1] * 2 + [f"{rank}{suffix}"])
 
 
-MORE = "more than|over|above|greater than|more than|over|exceeding|in excess of|higher than|larger than|bigger than|upwards of|beyond|north of"
+MORE = (
+    "more than|over|above|greater than|more than|over|exceeding|in excess of|higher than|larger than|bigger than"
+    "|upwards of|beyond"
+)
 LESS = "less than|under|below|fewer than|smaller than|less than|lower than|under"
 AT_LEAST = "at least|at least|no less than|no fewer than|a minimum of|minimum|not less than"
 AT_MOST = "at most|up to|no more than|a maximum of|not more than|maximum"
@@ -87,7 +94,7 @@ def comparison(rng: random.Random) -> tuple[str, str]:
     """A comparison in SQL and in words; `<n>` marks the number's place."""
     roll = rng.random()
     if roll < 0.5:
-        return ">", pick(rng, MORE).replace("north of", "over") + " <n>"
+        return ">", pick(rng, MORE) + " <n>"
     if roll < 0.78:
         return "<", pick(rng, LESS) + " <n>"
     if roll < 0.92:

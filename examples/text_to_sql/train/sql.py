@@ -1,7 +1,7 @@
 """The SQL side of the question grammar: values, filters and a query that renders to one canonical spelling.
 
-Columns of the query's own table are written `@column`; they are qualified only where tables are joined. Values are written
-as marks (`Val.mark`) until the linker has named their placeholders.
+Columns of the query's own table are written `@column`; they are qualified only where tables are joined. Values are
+written as marks (`Val.mark`) until the linker has named their placeholders.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Filter:
 
 
 def _place_first(condition: str) -> tuple[bool, str]:
-    """The order of conditions: where things lie comes first, the rest by spelling, so that a question has one answer."""
+    """The order of conditions: where things lie comes first, the rest by spelling, so a question has one answer."""
     column = condition.split()[0].rpartition(".")[2].removeprefix("@")
     return column not in ("continent", "country", "state"), condition
 
@@ -78,7 +78,9 @@ class Query:
 
     def render(self) -> str:
         """The query in its canonical spelling."""
-        joined = [pair for pair in JOINS if pair[1] in self.tables or (pair[1], "continents") == ("countries", *self.tables)]
+        joined = [
+            pair for pair in JOINS if pair[1] in self.tables or (pair[1], "continents") == ("countries", *self.tables)
+        ]
         if "continents" in self.tables and self.table == "cities" and ("cities", "countries") not in joined:
             joined.insert(0, ("cities", "countries"))
         parts = [f"SELECT {self.select}", f"FROM {self.table}"]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -22,7 +23,7 @@ from examples.text_to_sql.train.tokenizer import EOS, PAD, VOCABULARY, save_toke
 
 IGNORED = -100
 LENGTH_STEP = 8
-"""Lengths are rounded up to a multiple of this: each new shape costs the CPU's matrix library seconds to prepare for."""
+"""Lengths are rounded up to a multiple of this: each new shape costs the CPU's matrix library some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Tokens:
 
 def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
     """A Llama of about 4.3 M parameters with tied embeddings."""
-    config = LlamaConfig(
+    config: Any = LlamaConfig(  # type: ignore[call-arg]
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=768,
@@ -66,9 +67,16 @@ def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def _id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a control token, which the tokenizer is sure to have."""
+    found = tokenizer.token_to_id(token)
+    assert found is not None
+    return int(found)
+
+
 def encode(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[Tokens]:
     """Prompts and answers as token ids."""
-    end = tokenizer.token_to_id(EOS)
+    end = _id(tokenizer, EOS)
     prompts = tokenizer.encode_batch([prompt for prompt, _ in pairs], add_special_tokens=False)
     answers = tokenizer.encode_batch([answer for _, answer in pairs], add_special_tokens=False)
     return [Tokens(tuple(p.ids), (*a.ids, end)) for p, a in zip(prompts, answers, strict=True)]
@@ -82,7 +90,9 @@ def batches(examples: list[Tokens], size: int, rng: random.Random) -> Iterator[l
         chunk = size * 50
         groups = []
         for start in range(0, len(order) - size + 1, chunk):
-            piece = sorted(order[start : start + chunk], key=lambda i: len(examples[i].prompt) + len(examples[i].answer))
+            piece = sorted(
+                order[start : start + chunk], key=lambda i: len(examples[i].prompt) + len(examples[i].answer)
+            )
             groups += [piece[at : at + size] for at in range(0, len(piece) - size + 1, size)]
         rng.shuffle(groups)
         for group in groups:
@@ -110,7 +120,9 @@ def answer_loss(model: LlamaForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
 
 def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the layers' matrices with AdamW's scale of steps, AdamW for the rest."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+    matrices = [
+        p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
+    ]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name or "lm_head" in name]
     muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
@@ -130,9 +142,9 @@ def train(
 ) -> LlamaForCausalLM:
     """Train `model` in place; it ends with the moving average of its weights."""
     rng = random.Random(settings.seed)
-    model.to(device).train()
+    nn.Module.to(model, device).train()
     optims = optimizers(model, settings.rate)
-    pad = tokenizer.token_to_id(PAD)
+    pad = _id(tokenizer, PAD)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     began, seen, running = time.perf_counter(), 0, 0.0
     source = batches(examples, settings.batch, rng)
@@ -143,7 +155,7 @@ def train(
                 group["lr"] = settings.rate * schedule(step, settings)
         with torch.autocast(device.type, torch.bfloat16):
             loss = answer_loss(model, ids, labels)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optims:
             optimizer.step()
@@ -160,16 +172,22 @@ def train(
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(average[name])
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the model directory in half precision: config, weights, tokenizer, generation settings."""
     folder.mkdir(parents=True, exist_ok=True)
     end = tokenizer.token_to_id(EOS)
-    half = LlamaForCausalLM(model.config)
+    half: Any = LlamaForCausalLM(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
-    generation = {"eos_token_id": end, "pad_token_id": tokenizer.token_to_id(PAD), "do_sample": False, "max_new_tokens": 128}
+    generation = {
+        "eos_token_id": end,
+        "pad_token_id": tokenizer.token_to_id(PAD),
+        "do_sample": False,
+        "max_new_tokens": 128,
+    }
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
     save_tokenizer(tokenizer, folder)

@@ -12,6 +12,7 @@ from pathlib import Path
 from examples.text_to_sql import aliases
 from examples.text_to_sql.train.speech import speak_number, speak_ordinal
 from examples.text_to_sql.train.sql import Val
+from examples.text_to_sql.words import word_list
 
 
 def _quote(text: str) -> str:
@@ -25,7 +26,9 @@ class World:
         connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)
         rows = connection.execute
         self.continents: list[tuple[str, str]] = rows("SELECT code, name FROM continents").fetchall()
-        self.countries: list[tuple[str, str]] = rows("SELECT code, name FROM countries ORDER BY population DESC").fetchall()
+        self.countries: list[tuple[str, str]] = rows(
+            "SELECT code, name FROM countries ORDER BY population DESC"
+        ).fetchall()
         self.states: list[tuple[str, str]] = rows("SELECT code, name FROM states").fetchall()
         self.cities: list[str] = [r[0] for r in rows("SELECT name FROM cities ORDER BY population DESC LIMIT 4000")]
         self.currencies: list[str] = [r[0] for r in rows("SELECT DISTINCT currency FROM countries WHERE currency > ''")]
@@ -72,7 +75,11 @@ class World:
         return Val("city", _quote(name), name)
 
     def currency(self, rng: random.Random) -> Val:
-        name = rng.choice(["Euro", "Dollar", "Pound", "Franc", "Peso", "Dinar"]) if rng.random() < 0.5 else rng.choice(self.currencies)
+        name = (
+            rng.choice(["Euro", "Dollar", "Pound", "Franc", "Peso", "Dinar"])
+            if rng.random() < 0.5
+            else rng.choice(self.currencies)
+        )
         spoken = name.lower() if rng.random() < 0.6 else name
         return Val("currency", _quote(name), spoken)
 
@@ -99,7 +106,9 @@ class World:
         if letters or rng.random() < 0.6:
             letter = rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
         else:
-            letter = rng.choice("San New Saint Al El burg ville ton land stan ia Los Port Bad ing Guinea Island North Ka Mar".split())
+            letter = rng.choice(
+                word_list("San New Saint Al El burg ville ton land stan ia Los Port Bad ing Guinea Island North Ka Mar")
+            )
         quoted = rng.choice([letter, f'"{letter}"', f"'{letter}'"])
         return Val("text", _quote(letter), quoted)
 
