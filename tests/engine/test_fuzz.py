@@ -41,7 +41,13 @@ class Traffic:
             lease_share=rng.choice((0.0, 0.4, 1.0)),
             max_lease_ttl_s=50.0,
         )
-        self.prefixes = [[rng.randrange(1, VOCAB) for _ in range(rng.randrange(5, 70))] for _ in range(4)]
+        # The same paragraphs in another order are another prefix, though their blocks hold the same tokens.
+        paragraphs = [[rng.randrange(1, VOCAB) for _ in range(BLOCK_TOKENS)] for _ in range(3)]
+        self.prefixes = [
+            [token for paragraph in rng.choices(paragraphs, k=rng.randrange(5)) for token in paragraph]
+            + [rng.randrange(1, VOCAB) for _ in range(rng.randrange(1, 10))]
+            for _ in range(6)
+        ]
         self.prompts: dict[str, tuple[tuple[int, ...], int]] = {}
         self.outputs: dict[str, list[int]] = {}
         self.chains: list[tuple[str, tuple[int, ...]]] = []
