@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 STDIN = 0
 BACKLOG = 2048
-KEEP_ALIVE_S = 75
-"""Longer than clients keep idle connections: the side that sends the next request should be the one that closes."""
 
 
 def serve(
@@ -65,26 +63,12 @@ def serve(
 
 
 async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: bool) -> None:
-    import uvicorn
-
     from orchestrator.app import create_app
-    from orchestrator.cli.server import Server
+    from orchestrator.cli.server import Server, server_config
 
     app = create_app(settings, listens=True)
     server = Server(
-        uvicorn.Config(
-            app,
-            http="httptools" if sys.platform != "win32" else "auto",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=5,
-        ),
+        server_config(app),
         on_listening=lambda: _announce(listener),
         on_stopping=lambda: app.state.parts.streams.stop(),
     )

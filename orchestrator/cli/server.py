@@ -11,8 +11,30 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KEEP_ALIVE_S = 75
+"""Longer than clients keep idle connections: the side that sends the next request should be the one that closes."""
+
+GRACE_S = 5
+"""How long answers that are under way may take when the server stops."""
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """How every server of ours speaks HTTP. The app's lifespan is the caller's to run."""
+    return uvicorn.Config(
+        app,
+        http="httptools" if sys.platform != "win32" else "auto",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
 
 
 class Server(uvicorn.Server):
