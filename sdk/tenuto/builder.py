@@ -6,6 +6,7 @@ Owns names, shared inputs and what is not yet sent. Never checks what needs the 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from tenuto.wire import Call, FunctionCall, Graph, InputVariable, JsonType, Text
 
 if TYPE_CHECKING:
     from tenuto.functions import Tool
+
+
+_FOREIGN = re.compile(r"[^A-Za-z0-9_]")
+"""Characters that Python's identifiers may have and the server's names may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class Builder:
         content = value if text else json.dumps(value, separators=(",", ":"), sort_keys=False)
         key = f"{'text' if text else 'json'}:{content}"
         if key not in self._by_content:
-            name = self._name(f"input.{parameter}")
+            name = self._name("input." + _FOREIGN.sub("_", parameter))
             variable = InputVariable(type=TextType() if text else JsonType(), value=value)
             self.inputs[name] = self._new_inputs[name] = variable
             self._by_content[key] = name

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from tenuto.context import current_client
 from tenuto.errors import APIError, ConnectionLost, NoClient
-from tenuto.http import HTTP, gone
+from tenuto.http import HTTP, gone, parsed
 from tenuto.wire import (
     TERMINAL_EVENTS,
     Event,
@@ -207,7 +207,7 @@ class AsyncClient:
                 async with self._http.stream(path, headers=headers, read_timeout_s=_SILENCE_S) as source:
                     async for message in source:
                         backoff.reset()
-                        event = Event.model_validate_json(message.data)
+                        event = parsed(Event, message.data)
                         if event.seq > seen:
                             seen = event.seq
                             yield event
@@ -250,7 +250,7 @@ class AsyncClient:
     ) -> M:
         await self.open()
         response = await self._http.request("GET", path, params=params, timeout_s=timeout_s)
-        return model.model_validate_json(response.content)
+        return parsed(model, response.content)
 
     async def _send(
         self,
@@ -265,7 +265,7 @@ class AsyncClient:
         await self.open()
         content = body.model_dump_json() if body is not None else None
         response = await self._http.request(method, path, body=content, headers=headers, resend=resend)
-        return model.model_validate_json(response.content)
+        return parsed(model, response.content)
 
 
 def _has(view: ProgramView, extension: GraphExtension) -> bool:

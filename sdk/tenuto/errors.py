@@ -83,6 +83,10 @@ class ConnectionLost(TenutoError, ConnectionError):
     """The server cannot be reached, also after retries."""
 
 
+class ProtocolMismatch(TenutoError):
+    """The server said something that this SDK does not understand: they are of different versions."""
+
+
 class ServerNotInstalled(TenutoError, RuntimeError):
     """`local()` needs the server, and only the SDK is installed."""
 

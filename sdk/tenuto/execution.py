@@ -23,7 +23,6 @@ from tenuto.typed import Typed
 from tenuto.var import check_owner, pick, resolve, substitute, variable_of
 from tenuto.wire import (
     TERMINAL_EVENTS,
-    ErrorValue,
     Event,
     EventKind,
     Graph,
@@ -40,8 +39,6 @@ log = logging.getLogger("tenuto")
 
 _CANCEL_S = 10.0
 """How long a workflow that gives up waits until the server knows."""
-
-_CALL_ENDS = {EventKind.CALL_FAILED, EventKind.CALL_SKIPPED, EventKind.CALL_CANCELLED}
 
 
 class Piece(NamedTuple):
@@ -262,10 +259,10 @@ class Execution:
                 self.on_piece(Piece(event.call, event.text or "", event.attempt))
         elif kind is EventKind.VARIABLE_WRITTEN and event.variable is not None:
             self._cell(event.variable).end(event.value)
-        elif kind in _CALL_ENDS and event.call is not None:
-            fallback = ErrorValue(type="cancelled", message="the call was cancelled", call=event.call)
-            error = event.error or (fallback if kind is EventKind.CALL_CANCELLED else None)
-            self._cell(event.call).end(error=lambda: CallFailed.of(error, event.call or "", program))
+        elif kind in (EventKind.CALL_FAILED, EventKind.CALL_SKIPPED) and event.call is not None:
+            self._cell(event.call).end(error=lambda: CallFailed.of(event.error, event.call or "", program))
+        elif kind is EventKind.CALL_CANCELLED and event.call is not None:
+            self._cell(event.call).end(error=lambda: ProgramCancelled(program))
         elif kind in TERMINAL_EVENTS:
             self._on_program_end(program, event)
 

@@ -9,12 +9,12 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from tenuto.errors import APIError, ConnectionLost, TenutoError, api_error
+from tenuto.errors import APIError, ConnectionLost, InvalidArgument, ProtocolMismatch, TenutoError, api_error
 from tenuto.sse import ServerSentEvent, SSEParser
 from tenuto.wire import Problem
 
@@ -24,6 +24,8 @@ NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BUSY = (429, 503)
 _MAX_WAIT_S = 4.0
 _MAX_RETRY_AFTER_S = 60.0
+
+M = TypeVar("M", bound=BaseModel)
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -63,6 +65,8 @@ class HTTP:
         transport: httpx.AsyncBaseTransport | None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise InvalidArgument(f"{url!r} is no URL of a server: it begins with http:// or https://")
         self.url = url.rstrip("/")
         self.retries = retries
         self.sleep = sleep
@@ -152,6 +156,24 @@ class HTTP:
         """The connection's failure in our words."""
         reason = str(error) or type(error).__name__
         return ConnectionLost(f"{self.url} cannot be reached: {reason}")
+
+
+def parsed(model: type[M], content: bytes | str) -> M:
+    """What the server said, as a wire type. Raises `ProtocolMismatch`."""
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise mismatch(error) from error
+
+
+def mismatch(error: ValidationError) -> ProtocolMismatch:
+    """The validation's failure in our words."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    return ProtocolMismatch(
+        f"the server's {error.title} is not understood: {place}: {fault['msg']}; "
+        "do SDK and server have the same version?"
+    )
 
 
 def problem_of(response: httpx.Response) -> APIError:

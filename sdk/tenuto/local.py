@@ -56,9 +56,10 @@ class LocalServer:
 
     def start(self) -> str:
         """The server's URL. Raises `ServerNotInstalled`, `ServerStartError` with the end of its log."""
+        settings = _toml(self._settings)
         self._directory = tempfile.TemporaryDirectory(prefix="tenuto-")
         config = Path(self._directory.name) / "tenuto.toml"
-        config.write_text(_toml(self._settings), encoding="utf-8")
+        config.write_text(settings, encoding="utf-8")
         command = [sys.executable, "-P", "-m", "orchestrator", "serve", "--host", "127.0.0.1", "--port", "0"]
         command += ["--model", self._model, "--config", str(config), "--exit-with-parent"]
         self._process = subprocess.Popen(

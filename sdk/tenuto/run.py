@@ -6,6 +6,7 @@ Own nothing but a running `Execution` and its task.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, Generic, Self, TypeVar
 
@@ -147,7 +148,8 @@ class Stream(Generic[R]):
     """The text of a run's calls while it is generated, then its result.
 
     `async for piece in stream` ends with the workflow and raises what it raises; `await stream.result()` gives its
-    value. Leaving `async with stream` early, or `aclose`, cancels the run.
+    value. The run is cancelled with the task that reads, by `aclose`, by leaving `async with stream` early, and when
+    the stream is dropped.
     """
 
     def __init__(self, client: Callable[[], AsyncClient], job: Job) -> None:
@@ -161,8 +163,10 @@ class Stream(Generic[R]):
             client = self._make_client()
             execution = Execution(client, self._job)
             execution.on_piece = self._pieces.put_nowait
-            self._task = client.spawn(execution.run())
-            self._task.add_done_callback(lambda _: self._pieces.put_nowait(None))
+            self._task = task = client.spawn(execution.run())
+            pieces = self._pieces  # not self: a stream that nobody holds any more shall be collected, and its run end
+            task.add_done_callback(lambda _: pieces.put_nowait(None))
+            weakref.finalize(self, _cancel, asyncio.get_running_loop(), task)
         return self._task
 
     def __aiter__(self) -> Self:
@@ -170,7 +174,11 @@ class Stream(Generic[R]):
 
     async def __anext__(self) -> Piece:
         task = self._start()
-        piece = await self._pieces.get()
+        try:
+            piece = await self._pieces.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
         if piece is not None:
             return piece
         self._pieces.put_nowait(None)  # a further call ends too
@@ -194,3 +202,8 @@ class Stream(Generic[R]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    if not task.done() and not loop.is_closed():
+        loop.call_soon_threadsafe(task.cancel)

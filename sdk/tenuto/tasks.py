@@ -21,7 +21,7 @@ from opentelemetry import propagate
 from tenuto.context import current_client
 from tenuto.errors import InvalidArgument
 from tenuto.functions import Tool
-from tenuto.typed import Typed
+from tenuto.typed import Typed, require_json
 from tenuto.wire import ErrorValue, FunctionTask, ModelTask, TaskResult
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class TaskFailure(Exception):
     def __init__(self, type: str, message: str, *, retryable: bool) -> None:
         super().__init__(message)
         self.type = type
-        self.message = message[:_MAX_MESSAGE]
+        # an exception's text may hold lone surrogates, which no JSON text can
+        self.message = message[:_MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()
         self.retryable = retryable
 
 
@@ -120,7 +121,12 @@ class TaskRunner:
         model = self._models.get(task.model)
         if model is None:
             raise TaskFailure("unknown_model", f"this worker hosts no model {task.model!r}", retryable=False)
-        return str(await self._guarded(f"model {task.model!r}", task, lambda: model(task)))
+        text = str(await self._guarded(f"model {task.model!r}", task, lambda: model(task)))
+        try:
+            require_json(text)
+        except ValueError as error:
+            raise TaskFailure("model_error", f"model {task.model!r}: {error}", retryable=False) from error
+        return text
 
     async def _guarded(self, what: str, task: FunctionTask | ModelTask, work: Callable[[], Awaitable[Any]]) -> Any:
         """What `work` returns; whatever it raises becomes a failure with the exception's name and message, no more."""

@@ -98,6 +98,9 @@ class Handle:
     def __eq__(self, other: object) -> NoReturn:
         self._needed("a comparison")
 
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        self._needed("a method or call")
+
     def __hash__(self) -> int:
         return id(self)
 

@@ -12,11 +12,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tenuto.errors import InvalidArgument, NotFound, TenutoError, TooLarge
 from tenuto.functions import Tool, module_tools
-from tenuto.http import HTTP, Backoff
+from tenuto.http import HTTP, Backoff, mismatch, parsed
 from tenuto.tasks import Model, TaskRunner
 from tenuto.wire import CancelTask, ErrorValue, HostedModel, TaskMessage, TaskResult, WorkerInfo, WorkerRegistration
 
@@ -52,7 +52,10 @@ class Session:
             async with self._http.stream(path, read_timeout_s=self._silence_s) as source:
                 self.attached.set()
                 async for message in source:
-                    self._take(_MESSAGE.validate_json(message.data))
+                    try:
+                        self._take(_MESSAGE.validate_json(message.data))
+                    except ValidationError as error:
+                        raise mismatch(error) from error
         finally:
             tasks = [*self._running.values(), sender]
             for task in tasks:
@@ -177,6 +180,8 @@ class Worker:
                 await current.serve()
             except TenutoError as error:
                 log.info("worker %s: %s", current.id, error)
+            except Exception:  # whatever it was: a worker that silently stopped would leave calls waiting
+                log.exception("worker %s failed and registers anew", current.id)
             if current.attached.is_set():
                 backoff.reset()
             current.attached.set()  # whoever waits for it goes on: the server queues calls until a worker is back
@@ -227,4 +232,4 @@ class Worker:
             concurrency=self._concurrency,
         )
         response = await self._http.request("POST", "/v1/workers", body=registration.model_dump_json())
-        return Session(self._http, WorkerInfo.model_validate_json(response.content), self._runner)
+        return Session(self._http, parsed(WorkerInfo, response.content), self._runner)

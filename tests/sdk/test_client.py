@@ -20,7 +20,7 @@ from tenuto import (
     ServerFault,
     TooLarge,
 )
-from tenuto.errors import APIError, Unauthorized
+from tenuto.errors import APIError, InvalidArgument, ProtocolMismatch, Unauthorized
 from tenuto.wire import Event, EventKind, GraphExtension, ProgramSubmission
 
 SUMMARY = {
@@ -240,6 +240,16 @@ async def test_a_closed_client_says_so() -> None:
     await client.aclose()
     with pytest.raises(NoClient, match="is closed"):
         await client.program("p1")
+
+
+async def test_what_is_not_understood_is_told_as_such() -> None:
+    client, _ = client_of(Script(httpx.Response(200, json={**VIEW, "novel": 1})))
+    with pytest.raises(
+        ProtocolMismatch, match=r"the server's ProgramView is not understood: novel: Extra inputs.*version"
+    ):
+        await client.program("p1")
+    with pytest.raises(InvalidArgument, match=r"'localhost:7878' is no URL of a server"):
+        AsyncClient("localhost:7878")
 
 
 def test_a_client_belongs_to_one_event_loop() -> None:

@@ -265,6 +265,18 @@ def test_equal_contents_share_an_input_and_unequal_types_do_not() -> None:
     ]
 
 
+def test_parameters_may_have_letters_that_the_servers_names_lack() -> None:
+    @llm
+    def draw(größe: int) -> str:
+        """{{größe}}"""
+
+    @workflow
+    def wf() -> str:
+        return draw(3)
+
+    assert list(wf.graph().inputs) == ["input.gr__e"]
+
+
 def test_system_prompts_and_text_constraints() -> None:
     @llm(system="Speak {{language}}.", prompt="Name a {{thing}}.", regex="[a-z]+")
     def name(thing: str, language: str = "French") -> str: ...

@@ -458,7 +458,7 @@ async def test_a_program_cancelled_by_another_ends_the_wait(client: AsyncClient)
     run = await wf.asubmit()
     await running.wait()
     await client.cancel(run.id)
-    with pytest.raises((ProgramCancelled, CallFailed), match="cancelled"):
+    with pytest.raises(ProgramCancelled, match=run.id):
         await run.result()
 
 
@@ -565,7 +565,8 @@ async def test_texts_are_read_while_they_are_generated(client: AsyncClient) -> N
         assert "".join(piece.text for piece in seen) == "one two three"
 
 
-async def test_leaving_a_stream_cancels_its_program(client: AsyncClient) -> None:
+@pytest.mark.parametrize("how", ["left", "dropped", "cancelled"])
+async def test_leaving_a_stream_cancels_its_program(client: AsyncClient, how: str) -> None:
     forever = asyncio.Event()
 
     @tool(effects="read")
@@ -576,12 +577,30 @@ async def test_leaving_a_stream_cancels_its_program(client: AsyncClient) -> None
     async def wf() -> None:
         await endless(say("x"))
 
+    async def reader() -> None:
+        async for _ in wf.stream():
+            got.set()
+
+    got = asyncio.Event()
     with override(ScriptedModel({"say": "ok"})):
-        async with wf.stream() as stream:
-            async for piece in stream:
+        if how == "left":
+            async with wf.stream() as stream:
+                assert (await anext(stream)).text == "ok"
+        elif how == "dropped":
+            async for piece in wf.stream():
                 assert piece.text == "ok"
                 break
-    assert (await only_program(client)).status is ProgramStatus.CANCELLED
+        else:
+            task = asyncio.create_task(reader())
+            async with asyncio.timeout(60):
+                await got.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    (summary,) = (await client.programs()).data
+    async with asyncio.timeout(60):
+        kinds = [event.kind async for event in client.events(summary.id)]
+    assert kinds[-1] is EventKind.PROGRAM_CANCELLED
 
 
 async def test_a_handle_shows_the_run(client: AsyncClient) -> None:
@@ -683,6 +702,8 @@ def bad_tool(kind: str) -> Any:
             raise SystemExit(3)
         if kind == "silent":
             raise ValueError
+        if kind == "garbled":
+            raise ValueError("lone \ud800")
         return {
             "opaque": {"x": [Opaque()]},
             "nan": float("nan"),
@@ -691,7 +712,7 @@ def bad_tool(kind: str) -> Any:
             "keys": {(1, 2): 3},
         }[kind]
 
-    if kind in ("raises", "exits", "silent"):
+    if kind in ("raises", "exits", "silent", "garbled"):
         return tool(effects="read", name="bad")(value)
 
     def sync_value() -> Any:
@@ -706,6 +727,7 @@ def bad_tool(kind: str) -> Any:
         ("raises", "tool_error", "RuntimeError: deep\nreason"),
         ("exits", "tool_error", "SystemExit: 3"),
         ("silent", "tool_error", "ValueError"),
+        ("garbled", "tool_error", "ValueError: lone \\ud800"),
         ("opaque", "result_invalid", "tool 'bad' returned dict, which is not Any in JSON: bad: dict cannot be"),
         ("nan", "result_invalid", "tool 'bad' returned float"),
         ("surrogate", "result_invalid", "tool 'bad' returned str"),
@@ -800,6 +822,29 @@ async def test_doubles_of_different_contexts_do_not_meet() -> None:
             return await wf.arun("x")
 
     assert await asyncio.gather(*(inside(str(n)) for n in range(5))) == [str(n) for n in range(5)]
+
+
+async def test_vars_are_awaitables_for_asyncio() -> None:
+    @workflow
+    async def wf() -> list[Any]:
+        a, b = total([[1]]), total([[2]])
+        both = await asyncio.gather(a, b)
+        late = [await done for done in asyncio.as_completed([total([[3]]), total([[4]])])]
+        return [both, sorted(late), await asyncio.wait_for(total([[5]]), 60)]
+
+    assert await wf.arun() == [[1, 2], [3, 4], 5]
+
+
+async def test_a_garbled_answer_of_a_double_fails_its_call_alone() -> None:
+    @workflow
+    async def wf() -> str:
+        bad, good = say("bad"), say("good")
+        with pytest.raises(CallFailed, match="model_error"):
+            await bad
+        return await good
+
+    with override(lambda task: "\ud800" if "bad" in task.messages[0].content else "fine"):
+        assert await wf.arun() == "fine"
 
 
 async def test_async_doubles_see_the_whole_task() -> None:

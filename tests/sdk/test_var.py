@@ -91,6 +91,7 @@ def test_parts_are_references_with_longer_paths(program: Values) -> None:
         lambda v: v @ v,
         lambda v: "yes" if v else "no",
         lambda v: [*v],
+        lambda v: v(),
     ],
 )
 def test_using_a_value_that_is_not_there_says_await(program: Values, use: Any) -> None:
