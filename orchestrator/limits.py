@@ -27,6 +27,7 @@ class Limits:
     ended_programs: int = 1_000  # kept in memory after their end
     ended_bytes: int = 256 * 2**20  # values of ended programs kept in memory
     journal_programs: int = 100_000  # ended programs kept in the journal
+    engine_calls: int = 1_024  # given to one engine at once, the others are held back in the policy's order
     token_events: int = 2_048  # kept per live program for readers that come back
     workers: int = 10_000
 
@@ -34,6 +35,7 @@ class Limits:
     variable_wait_s: float = 300.0
     worker_wait_s: float = 30.0  # a function call without a worker
     worker_attach_s: float = 15.0  # a registered worker that does not open its task stream
+    open_idle_s: float = 86_400.0  # an open program that nobody extends and in which nothing runs
     heartbeat_s: float = 15.0
     cancel_wait_s: float = 5.0  # engines and workers that are told to stop
     retry_after_s: float = 1.0

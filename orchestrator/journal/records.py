@@ -109,6 +109,7 @@ class Ended:
     status: ProgramStatus
     seq: int
     at_s: float
+    error: ErrorValue | None = None
     cut: tuple[tuple[str, RunFacts], ...] = ()
 
 
@@ -138,8 +139,9 @@ def encode(record: Record) -> Row:
             return Row(program, "intent", call, b"[]", b"")
         case Extended(program, extension, seq, at_s):
             return Row(program, "extended", None, orjson.dumps((seq, at_s)), extension)
-        case Ended(program, status, seq, at_s, cut):
-            return Row(program, "ended", None, orjson.dumps((seq, at_s, status, cut)), b"")
+        case Ended(program, status, seq, at_s, error, cut):
+            told = error.model_dump() if error is not None else None
+            return Row(program, "ended", None, orjson.dumps((seq, at_s, status, told, cut)), b"")
         case Accepted():
             kept = {name: getattr(record, name) for name in _ACCEPTED_FACTS}
             return Row(record.program, "accepted", record.key, orjson.dumps(kept), record.submission)
@@ -163,9 +165,10 @@ def decode(row: Row) -> Record:
         case Row(program, "extended", _, _, extension):
             return Extended(program, extension, *facts)
         case Row(program, "ended"):
-            seq, at_s, status, cut = facts
+            seq, at_s, status, told, cut = facts
+            why = ErrorValue.model_validate(told) if told is not None else None
             runs = tuple((name, _run_facts(run)) for name, run in cut)
-            return Ended(program, ProgramStatus(status), seq, at_s, runs)
+            return Ended(program, ProgramStatus(status), seq, at_s, why, runs)
         case Row(program, "accepted", key, _, submission):
             return Accepted(program, submission=submission, key=key, **facts)
     raise ValueError(f"the journal holds a record that this version does not know: {row.kind!r}")

@@ -19,6 +19,7 @@ from engine.protocol import (
     GenerateRequest,
     Grammar,
     GrammarKind,
+    PriorityKey,
     SamplingParams,
     TokenChunk,
     Usage,
@@ -27,7 +28,6 @@ from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import ReadyCall
-from orchestrator.telemetry import CallTrace
 from orchestrator.tools import CallFailure
 from orchestrator.tools.values import accept_text
 from tenuto.wire import JsonType, LLMCall, RegexConstraint
@@ -48,15 +48,31 @@ class Generation:
 
     async def generate(self) -> tuple[JsonValue, bytes]:
         """The value and its JSON. Cancelling aborts the generation in the engine."""
-        program, call = self._program, self._call
+        program, call, services = self._program, self._call, self._services
         messages = self._messages()
+        expected = services.statistics.output_tokens(program.workflow, call.stage or "")
+        key = services.priorities.call_ready(ReadyCall(program.id, call, self._run.runs, expected))
         try:
-            engine = await self._services.engine(call.model, tenant=program.tenant, toolset=program.toolset)
+            engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
+            if gate is None:
+                return await self._traced(engine, messages, expected, key)
+            await gate.enter(program.id, key)
+            try:
+                await services.engines.serving(call.model)  # what it can do is known once it has started
+                return await self._traced(engine, messages, expected, key)
+            finally:
+                gate.leave()
         except EngineError as error:
             raise _failure(error) from error
-        clock = self._services.clock
-        trace = program.trace.llm(call, engine.name, self._run.runs, clock.wall())
-        request = self._request(engine, messages, trace)
+
+    async def _traced(
+        self, engine: Engine, messages: tuple[ChatMessage, ...], expected_tokens: int, key: PriorityKey
+    ) -> tuple[JsonValue, bytes]:
+        """Generate under a span, with every second accounted for."""
+        grammar = _grammar(self._call, engine)
+        program, clock = self._program, self._services.clock
+        trace = program.trace.llm(self._call, engine.name, self._run.runs, clock.wall())
+        request = self._request(messages, grammar, expected_tokens, key, trace.traceparent)
         program.start(self._run)
         error_type: str | None = "cancelled"
         try:
@@ -97,11 +113,15 @@ class Generation:
             )
         return messages
 
-    def _request(self, engine: Engine, messages: tuple[ChatMessage, ...], trace: CallTrace) -> GenerateRequest:
-        services, program, run, call = self._services, self._program, self._run, self._call
-        stage = call.stage or ""
-        expected = services.statistics.output_tokens(program.workflow, stage)
-        ready = ReadyCall(program.id, call, run.runs, expected)
+    def _request(
+        self,
+        messages: tuple[ChatMessage, ...],
+        grammar: Grammar | None,
+        expected_tokens: int,
+        key: PriorityKey,
+        traceparent: str,
+    ) -> GenerateRequest:
+        program, run, call = self._program, self._run, self._call
         sampling = call.sampling
         return GenerateRequest(
             id=f"{program.id}/{call.id}/{run.runs}",
@@ -109,7 +129,7 @@ class Generation:
             messages=messages,
             model=call.model or "",
             call=call.id,
-            stage=stage,
+            stage=call.stage or "",
             attempt=run.runs,
             sampling=SamplingParams(
                 max_tokens=sampling.max_tokens,
@@ -120,11 +140,11 @@ class Generation:
                 seed=_seed(program.id, call, run.failures),
                 stop=sampling.stop,
             ),
-            key=services.priorities.call_ready(ready),
-            grammar=_grammar(call, engine),
+            key=key,
+            grammar=grammar,
             salt=program.tenant,
-            expected_tokens=min(expected, sampling.max_tokens),
-            traceparent=trace.traceparent,
+            expected_tokens=min(expected_tokens, sampling.max_tokens),
+            traceparent=traceparent,
         )
 
     async def _stream(self, engine: Engine, request: GenerateRequest) -> None:

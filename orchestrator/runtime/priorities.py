@@ -11,20 +11,23 @@ import logging
 from engine.protocol import EngineError, PriorityKey, PrioritySupport
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
+from orchestrator.runtime.gate import Gate
 from orchestrator.scheduling import Changes, EndedCall, Policy, ProgramArrival, ReadyCall
 
 log = logging.getLogger(__name__)
 
 
 class Priorities:
-    """The policy with the clock and the engines around it.
+    """The policy with the clock, the engines and their gates around it.
 
     Changed keys are pushed by one task, the newest key of each program only: a policy that changes its mind with
     every token costs an engine no more than one message at a time. Invariant: the task runs while keys are pending.
     """
 
-    def __init__(self, policy: Policy, engines: EnginePool, clock: OrchestratorClock) -> None:
+    def __init__(self, policy: Policy, engines: EnginePool, clock: OrchestratorClock, *, engine_calls: int) -> None:
         self._policy = policy
+        self._engine_calls = engine_calls
+        self._gates: dict[str, Gate] = {}
         self._engines = engines
         self._clock = clock
         self._pending: dict[str, PriorityKey] = {}
@@ -34,6 +37,13 @@ class Priorities:
     def policy(self) -> str:
         """Name of the policy."""
         return self._policy.name
+
+    def gate(self, engine: str) -> Gate:
+        """The gate of one of the server's engines."""
+        gate = self._gates.get(engine)
+        if gate is None:
+            gate = self._gates[engine] = Gate(self._engine_calls)
+        return gate
 
     def program_arrived(self, arrival: ProgramArrival) -> None:
         self._push(self._policy.program_arrived(arrival, self._clock.now()))
@@ -54,6 +64,8 @@ class Priorities:
     def _push(self, changes: Changes) -> None:
         if not changes:
             return
+        for gate in self._gates.values():
+            gate.reprioritize(changes)
         self._pending.update(changes)
         if self._pusher is None or self._pusher.done():
             self._pusher = asyncio.get_running_loop().create_task(self._tell(), name="priorities")

@@ -54,6 +54,10 @@ class Host(Protocol):
 
     def record(self, record: Record) -> Commit: ...
 
+    def idle(self, program: Program) -> None:
+        """Nothing runs, but the program is open: its client may extend it."""
+        ...
+
     def ended(self, program: Program) -> None:
         """The program has ended: every call is in a final state."""
         ...
@@ -110,6 +114,7 @@ class Program:
         self.error: ErrorValue | None = None
         self.ended_s = 0.0
         self.end_commit: Commit | None = None
+        self.idle_timer: asyncio.TimerHandle | None = None
         self.holds_end = False  # while the journal is replayed, the end comes from its record
 
     # -- growth ---------------------------------------------------------------------------------
@@ -157,8 +162,11 @@ class Program:
         self.log.add(self.now(), EventKind.PROGRAM_SEALED)
 
     def settle(self) -> None:
-        """End the program if nothing is left to do."""
-        if self.unfinished or self.open or self.outcome is not None or self.holds_end:
+        """End the program if nothing is left to do; tell the host if only its client can go on."""
+        if self.unfinished or self.outcome is not None or self.holds_end:
+            return
+        if self.open:
+            self.host.idle(self)
             return
         error = self.output_error()
         self.end(ProgramStatus.FAILED if error is not None else ProgramStatus.SUCCEEDED, error)
@@ -269,8 +277,8 @@ class Program:
 
     # -- the end --------------------------------------------------------------------------------
 
-    def cancel(self, past: Mapping[str, RunFacts] | None = None) -> list[asyncio.Task[None]]:
-        """End everything that has not ended; returns the tasks that were running, cancelled.
+    def cancel(self, error: ErrorValue, past: Mapping[str, RunFacts] | None = None) -> list[asyncio.Task[None]]:
+        """End everything that has not ended, for the reason `error`; returns the tasks that ran, cancelled.
 
         `past`: how far the calls had come, if this is the replay of a record.
         """
@@ -278,7 +286,6 @@ class Program:
             return []
         now = self.now()
         seq = self.log.hold()
-        error = ErrorValue(type="cancelled", message="the program was cancelled")
         tasks: list[asyncio.Task[None]] = []
         cancelled: list[str] = []
         cut: list[tuple[str, RunFacts]] = []
@@ -300,20 +307,20 @@ class Program:
                 run.task.cancel()
                 tasks.append(run.task)
         self.unfinished = 0
-        self._finish(Ended(self.id, ProgramStatus.CANCELLED, seq, now, tuple(cut)), error, cancelled)
+        self._finish(Ended(self.id, ProgramStatus.CANCELLED, seq, now, error, tuple(cut)), cancelled)
         return tasks
 
     def end(self, status: ProgramStatus, error: ErrorValue | None) -> None:
         """The program has ended with all its calls."""
-        self._finish(Ended(self.id, status, self.log.hold(), self.now()), error, ())
+        self._finish(Ended(self.id, status, self.log.hold(), self.now(), error), ())
 
-    def _finish(self, record: Ended, error: ErrorValue | None, variables: Iterable[str]) -> None:
+    def _finish(self, record: Ended, variables: Iterable[str]) -> None:
         self.outcome = record.status
-        self.error = error
+        self.error = record.error
         self.open = False
         self.ended_s = record.at_s
         commit = self.end_commit = self.host.record(record)
-        self.log.add(record.at_s, _TERMINAL[record.status], error=error)
+        self.log.add(record.at_s, _TERMINAL[record.status], error=record.error)
         commit.then(_Publication(self, variables, self._show_end))
         self.host.ended(self)
 
@@ -321,9 +328,16 @@ class Program:
         if self.outcome is not None:
             self.status = self.outcome
 
+    def stop_idle_timer(self) -> None:
+        """The client has come back, or is no longer waited for."""
+        if self.idle_timer is not None:
+            self.idle_timer.cancel()
+            self.idle_timer = None
+
     def abandon(self, fault: RuntimeFault) -> None:
         """The server stops here, without an end: readers are told, the journal resumes the program one day."""
         self.holds_end = True
+        self.stop_idle_timer()
         self.log.fail(fault)
         for variable in self.variables.values():
             variable.abandon(fault)

@@ -5,15 +5,21 @@ Owns nothing. Launches nothing: what was running is found READY, and the runtime
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
+from dag.limits import GraphLimits
 from orchestrator.journal import Accepted, Commit, Ended, Extended, Failed, Intent, Record, Written
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.events import RESUME_STRIDE
 from orchestrator.runtime.program import Host, Program
-from tenuto.wire import EventKind, ProgramStatus, ProgramSubmission
+from tenuto.wire import ErrorValue, EventKind, ProgramStatus, ProgramSubmission
 
 ProgramMaker = Callable[[Accepted, ProgramSubmission, Host], Program]
+
+
+_NO_LIMITS = GraphLimits(*(sys.maxsize for _ in fields(GraphLimits)))
 
 
 class _PastHost:
@@ -32,14 +38,18 @@ class _PastHost:
     def record(self, record: Record) -> Commit:
         return self._commit
 
+    def idle(self, program: Program) -> None:
+        return
+
     def ended(self, program: Program) -> None:
         return
 
 
-def replay(records: Sequence[Record], make: ProgramMaker) -> Program:
+def replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) -> Program:
     """The program as its records leave it; give it a live host before going on.
 
-    Raises ValueError if the records are not those of one program.
+    What was accepted once is not measured against today's limits; what comes later is. Raises ValueError if the
+    records are not those of one program.
     """
     past = _PastHost()
     first, *rest = records
@@ -48,6 +58,7 @@ def replay(records: Sequence[Record], make: ProgramMaker) -> Program:
     submission = first.parse()
     program = make(first, submission, past)
     program.holds_end = True
+    program.graph.limits = _NO_LIMITS
     durable = Commit.of_nothing()
     ready = program.declare(submission.graph, {})
     program.log.hold()
@@ -77,10 +88,11 @@ def replay(records: Sequence[Record], make: ProgramMaker) -> Program:
                 run.restore(record.facts)
                 program.fail(run, record.error, record.facts)
             case Ended(status=ProgramStatus.CANCELLED):
-                program.cancel(dict(record.cut))
+                program.cancel(record.error or ErrorValue(type="cancelled", message=""), dict(record.cut))
             case Ended():
-                program.end(record.status, program.output_error())
+                program.end(record.status, record.error)
     program.holds_end = False
+    program.graph.limits = limits
     if program.outcome is None:
         program.log.jump(program.log.last + RESUME_STRIDE)
     return program

@@ -41,6 +41,7 @@ from orchestrator.scheduling import Policy, ProgramArrival, StageStatistics
 from orchestrator.telemetry import NullTelemetry, ProgramTrace, Telemetry, parse_traceparent
 from orchestrator.tools import CallFailure, WorkerPool
 from tenuto.wire import (
+    ErrorValue,
     Event,
     EventKind,
     FunctionCall,
@@ -85,7 +86,7 @@ class Runtime:
             clock=clock,
             engines=engines,
             workers=workers,
-            priorities=Priorities(policy, engines, clock),
+            priorities=Priorities(policy, engines, clock, engine_calls=limits.engine_calls),
             statistics=statistics or StageStatistics(),
             limits=limits,
             rng=rng,
@@ -104,8 +105,13 @@ class Runtime:
         await self._journal.open(self._halt)
         self._fault = None
         for id in await self._journal.unfinished():
-            program = replay(await self._journal.records(id), self._remake)
-            self._go_on(program)
+            try:
+                program = replay(await self._journal.records(id), self._remake, self._limits.graph())
+            except (InvalidGraph, ValueError, KeyError):
+                # one program that this version cannot read must not keep the others from going on
+                log.exception("program %s cannot be taken up from the journal; it stays there", id)
+            else:
+                self._go_on(program)
 
     async def close(self) -> None:
         """Stop running calls, end every wait and write what is pending; a later start goes on with live programs."""
@@ -153,6 +159,11 @@ class Runtime:
                 self.launch(program, run)
         program.settle()
 
+    @property
+    def fault(self) -> RuntimeFault | None:
+        """Why nothing can be accepted: the journal's fault, or that the server is closing. None if all is well."""
+        return self._fault
+
     # -- what a client may ask ------------------------------------------------------------------
 
     async def submit(
@@ -170,7 +181,6 @@ class Runtime:
         """
         self._check_alive()
         body = submission.model_dump_json().encode()
-        admission.check_size(body, self._limits)
         if idempotency_key is None:
             return await self._accept(submission, body, tenant, traceparent), True
         key = hashlib.sha256(f"{tenant}\n{idempotency_key}".encode()).hexdigest()
@@ -198,6 +208,7 @@ class Runtime:
             raise ProgramEnded(f"program {program!r} {state}: it takes no more calls")
         body = extension.model_dump_json().encode()
         ready = self._declare(found, extension, body, prefix="")
+        found.stop_idle_timer()
         seq = found.log.hold()
         commit = self.record(Extended(found.id, body, seq, found.now()))
         found.begin(EventKind.PROGRAM_EXTENDED, extension, ready, commit)
@@ -275,7 +286,7 @@ class Runtime:
         self._check_alive()
         found = await self._find(program, tenant)
         if found.outcome is None:
-            tasks = found.cancel()
+            tasks = found.cancel(ErrorValue(type="cancelled", message="the program was cancelled"))
             if tasks:
                 await asyncio.wait(tasks, timeout=self._limits.cancel_wait_s)
         if found.end_commit is not None:
@@ -300,7 +311,20 @@ class Runtime:
             commit.fail(fault)
             return commit
 
+    def idle(self, program: Program) -> None:
+        """Give the client of an open program time to go on, but not for ever."""
+        if program.idle_timer is None:
+            loop = asyncio.get_running_loop()
+            program.idle_timer = loop.call_later(self._limits.open_idle_s, self._abandon_open, program)
+
+    def _abandon_open(self, program: Program) -> None:
+        program.idle_timer = None
+        if program.open and not program.unfinished and self._fault is None:
+            message = f"the program was left open and unused for {self._limits.open_idle_s:g} s (limits.open_idle_s)"
+            program.cancel(ErrorValue(type="abandoned", message=message))
+
     def ended(self, program: Program) -> None:
+        program.stop_idle_timer()
         self._live_calls -= len(program.calls)
         self._services.priorities.program_ended(program.id)
         error = program.error.type if program.error is not None else None
@@ -346,6 +370,8 @@ class Runtime:
         admission.check_numbers(body)
         tenant, toolset = program.tenant, program.toolset
         admission.check_models(growth, self._services, tenant=tenant, toolset=toolset, prefix=prefix)
+        if not (growth.inputs or growth.calls or growth.outputs):
+            return ()  # a seal alone is taken whatever the limits
         if self._live_calls + len(growth.calls) > self._limits.live_calls:
             raise self._busy(f"live programs hold {self._live_calls} calls", "live_calls")
         try:
@@ -412,7 +438,7 @@ class Runtime:
         """A program in memory or in the journal. Raises NotFound, JournalUnavailable."""
         program = self._shelf.get(id)
         if program is None and (records := await self._journal.records(id)):
-            program = replay(records, self._recall)
+            program = replay(records, self._recall, self._limits.graph())
             self._shelf.put_recalled(program)
         if program is None or program.tenant != tenant:
             raise NotFound(f"there is no program {id!r}")

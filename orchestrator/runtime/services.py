@@ -9,6 +9,7 @@ from engine.protocol import Engine
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.limits import Limits
+from orchestrator.runtime.gate import Gate
 from orchestrator.runtime.priorities import Priorities
 from orchestrator.scheduling import StageStatistics
 from orchestrator.tools import WorkerEngine, WorkerPool
@@ -26,15 +27,16 @@ class Services:
     limits: Limits
     rng: Random
 
-    async def engine(self, model: str | None, *, tenant: str, toolset: str | None) -> Engine:
-        """The engine of a call: a model that the program's own workers host, else one of the server's.
+    def place(self, model: str | None, *, tenant: str, toolset: str | None) -> tuple[Engine, Gate | None]:
+        """The engine of a call, and its gate: a model that the program's own workers host, else one of the server's.
 
         A model that the server lacks is taken to be a hosted one whose worker will come (after a restart it may be
-        late). Waits for an engine that has never served yet. Raises `EngineError`s, `NoEngine` if there is none.
+        late); such an engine needs no gate, since workers have queues of their own. Raises `NoEngine`.
         """
         if model is None or (model in self.engines.models() and not self.workers.hosts(tenant, toolset, model)):
-            return await self.engines.serving(model)
-        return WorkerEngine(self.workers, clock=self.clock, tenant=tenant, toolset=toolset or "", model=model)
+            engine = self.engines.for_model(model)
+            return engine, self.priorities.gate(engine.name)
+        return WorkerEngine(self.workers, clock=self.clock, tenant=tenant, toolset=toolset or "", model=model), None
 
     def serves(self, model: str | None, *, tenant: str, toolset: str | None) -> bool:
         """True if a call for `model` could run now."""

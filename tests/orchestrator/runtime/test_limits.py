@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import Busy, Conflict, IdempotencyMismatch, InvalidSubmission, TooLarge
 from orchestrator.limits import Limits
 from tenuto.wire import Constant, FunctionCall, GraphExtension, ProgramStatus
-from tests.orchestrator.runtime.support import TENANT, Hang, ScriptedEngine, Server, llm, program, values, var
+from tests.orchestrator.runtime.support import TENANT, Hang, Say, ScriptedEngine, Server, llm, program, values, var
 
 
 async def _server(**limits: float) -> Server:
@@ -136,6 +136,21 @@ async def test_numbers_that_json_lacks_are_refused(number: float) -> None:
     with pytest.raises(InvalidSubmission, match="no JSON number"):
         await server.submit(program(call))
     assert (await server.run(program(llm("a", "NaN and Infinity")))).status is ProgramStatus.SUCCEEDED
+    await server.close()
+
+
+async def test_an_open_program_that_nobody_uses_any_more_is_ended() -> None:
+    server = await _server(open_idle_s=100.0)
+    server.engine.script = lambda _: Say("x", seconds=500.0)
+    id = await server.submit(program(llm("a"), open=True))
+    await asyncio.sleep(599)  # it runs for 500 s: only then the time begins
+    assert server.view(id).status is ProgramStatus.RUNNING
+    await server.runtime.extend(id, GraphExtension(calls=(llm("b"),)), tenant=TENANT)
+    await asyncio.sleep(599)
+    assert server.view(id).status is ProgramStatus.RUNNING
+    await asyncio.sleep(2)
+    view = server.view(id)
+    assert view.status is ProgramStatus.CANCELLED and view.error is not None and view.error.type == "abandoned"
     await server.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import IdempotencyMismatch, JournalUnavailable, NotFound
+from orchestrator.errors import IdempotencyMismatch, InvalidSubmission, JournalUnavailable, NotFound
 from orchestrator.limits import Limits
 from orchestrator.runtime.events import RESUME_STRIDE
 from tenuto.wire import (
@@ -408,3 +408,54 @@ async def test_ended_programs_leave_memory_but_not_the_journal(tmp_path: Path) -
     assert server.view(ids[0]).status is ProgramStatus.SUCCEEDED
     assert (await server.runtime.variable(ids[1], "a", tenant=TENANT)).value == "<say something>"
     await server.close()
+
+
+async def test_an_abandoned_program_keeps_its_reason_and_an_open_one_its_patience(
+    durable: Server, crash_and_resume: CrashAndResume
+) -> None:
+    durable.limits = Limits(open_idle_s=100.0)
+    durable = await crash_and_resume(durable)
+    id = await durable.submit(program(open=True))
+    other = await durable.submit(program(open=True))
+    await asyncio.sleep(50.0)
+    await durable.runtime.extend(other, GraphExtension(inputs={}), tenant=TENANT)
+    await asyncio.sleep(51.0)
+    assert durable.view(id).status is ProgramStatus.CANCELLED
+    resumed = await crash_and_resume(durable)
+    await resumed.runtime.recall(id, tenant=TENANT)
+    error = resumed.view(id).error
+    assert error is not None and error.type == "abandoned"
+    assert resumed.view(other).status is ProgramStatus.RUNNING
+    await asyncio.sleep(101.0)
+    assert resumed.view(other).status is ProgramStatus.CANCELLED
+    await resumed.close()
+
+
+async def test_smaller_limits_after_a_restart_hold_for_what_comes_only(
+    durable: Server, crash_and_resume: CrashAndResume
+) -> None:
+    calls = [llm("c0"), *(llm(f"c{n}", var(f"c{n - 1}")) for n in range(1, 6))]
+    id = await durable.submit(program(*calls, open=True))
+    await durable.until(id, EventKind.VARIABLE_WRITTEN, "c1")
+    durable.limits = Limits(calls_per_program=3)
+    resumed = await crash_and_resume(durable)
+    with pytest.raises(InvalidSubmission):
+        await resumed.runtime.extend(id, GraphExtension(calls=(llm("more"),)), tenant=TENANT)
+    await resumed.runtime.extend(id, GraphExtension(seal=True), tenant=TENANT)
+    await resumed.follow(id)
+    assert resumed.view(id).status is ProgramStatus.SUCCEEDED
+    await resumed.close()
+
+
+async def test_a_program_that_cannot_be_read_keeps_no_other_from_going_on(
+    durable: Server, crash_and_resume: CrashAndResume, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = await durable.submit(program(llm("a"), llm("b", var("a"))))
+    other = await durable.submit(CHAIN)
+    sql = "UPDATE records SET payload = CAST('{}' AS BLOB) WHERE kind = 'accepted' AND program = ?"
+    await durable.journal._query(sql, (broken,))  # type: ignore[attr-defined]
+    resumed = await crash_and_resume(durable)
+    await resumed.follow(other)
+    assert resumed.view(other).status is ProgramStatus.SUCCEEDED
+    assert broken in caplog.text
+    await resumed.close()
