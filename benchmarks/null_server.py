@@ -10,14 +10,13 @@ import asyncio
 import json
 import os
 import socket
-import sys
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from benchmarks.null_engine import NullEngine
 from orchestrator.app import assemble, create_app
+from orchestrator.cli.server import Server, server_config, settle_memory
 from orchestrator.config import load
 
 
@@ -34,12 +33,22 @@ async def _serve(journal: Path) -> None:
     settings = load(host="127.0.0.1", port=0, model="none", journal=journal)
     app = create_app(settings, assemble=lambda settings: assemble(settings, engines=[NullEngine()]), listens=True)
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    config = uvicorn.Config(app, http="httptools", ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    asyncio.get_running_loop().add_reader(0, lambda: setattr(server, "should_exit", True))
-    print(json.dumps({"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "pid": os.getpid()}), flush=True)
-    sys.stdout.flush()
-    await server.serve(sockets=[listener])
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = Server(
+        server_config(app),
+        on_listening=lambda: print(json.dumps({"url": url, "pid": os.getpid()}), flush=True),
+        on_stopping=lambda: app.state.parts.streams.stop(),
+    )
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_reader(0)
+        server.stop()
+
+    loop.add_reader(0, stop)
+    async with app.router.lifespan_context(app):
+        settle_memory()
+        await server.serve(sockets=[listener])
 
 
 if __name__ == "__main__":

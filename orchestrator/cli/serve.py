@@ -64,7 +64,7 @@ def serve(
 
 async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: bool) -> None:
     from orchestrator.app import create_app
-    from orchestrator.cli.server import Server, server_config
+    from orchestrator.cli.server import Server, server_config, settle_memory
 
     app = create_app(settings, listens=True)
     server = Server(
@@ -76,6 +76,7 @@ async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: 
         _on_end_of_stdin(server.stop)
     # The lifespan is ours, not uvicorn's, so that what goes wrong in it can be told in a line.
     async with app.router.lifespan_context(app):
+        settle_memory()
         await server.serve(sockets=[listener])
 
 

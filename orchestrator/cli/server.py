@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -35,6 +36,17 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
+
+
+def settle_memory() -> None:
+    """Call once everything is loaded: keep what lives for ever out of garbage collection, and collect the rest seldom.
+
+    Parsing a graph of 10,000 calls makes so many objects that collections would take most of its time (0.95 s of
+    CPU instead of 0.25 s). Nearly all garbage here is freed by reference counts, so little piles up meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 class Server(uvicorn.Server):
