@@ -58,7 +58,8 @@ def sha256(path: Path) -> str:
 def conditions(seed: int, quick: bool, inputs: Sequence[Path] = ()) -> dict[str, Any]:
     """Machine, versions, commit, seed, load and inputs: what a reader needs to judge a figure."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True, check=False)
+    status = ["git", "status", "--porcelain", "-uno"]
+    dirty = subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=False)
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:

@@ -15,7 +15,8 @@ def section(document: dict[str, Any]) -> list[str]:
     """Markdown lines of one benchmark: its figures against their goals, and the conditions."""
     at = document["conditions"]
     command = f"python -m benchmarks.{document['name']} --json benchmarks/results/{document['name']}.json"
-    lines = [f"## {document['name']}", "", f"`{command}`", "", "| figure | value | goal | |", "| --- | --- | --- | --- |"]
+    lines = [f"## {document['name']}", "", f"`{command}`", ""]
+    lines += ["| figure | value | goal | |", "| --- | --- | --- | --- |"]
     for name, value in document["figures"].items():
         op, goal = document.get("goals", {}).get(name, (None, None))
         verdict = "" if op is None else ("met" if OPS[op](value, goal) else "**not reached**")
