@@ -82,10 +82,12 @@ class Decoder:
         # Values take the same path as queries and keys, unturned: so keys and values stay side by side in one tensor.
         turns = [0] * (spec.heads + spec.kv_heads) + [1] * spec.kv_heads
         self._turns = torch.tensor(turns, device=weights.embedding.device)
+        self._scratch = weights.embedding.new_empty(0)
 
     def forward(self, batch: Batch, kv: Tensor) -> Tensor:
         """Logits [wanted rows, vocab] in fp32."""
         weights = self.weights
+        self._reserve(batch, kv)
         turns = self._rope.index_select(0, batch.positions).index_select(1, self._turns)
         cos, sin = turns[:, :, 0], turns[:, :, 1]
         hidden = functional.embedding(batch.ids, weights.embedding)
@@ -95,6 +97,13 @@ class Decoder:
         if batch.wanted is not None:
             hidden = hidden.index_select(0, batch.wanted)
         return weights.head(weights.norm(hidden)).float()
+
+    def _reserve(self, batch: Batch, kv: Tensor) -> None:
+        """Make the buffer for gathered keys and values large enough for every gather of this batch."""
+        blocks = max(batch.blocks.shape[0], *(piece.blocks.shape[0] for piece in batch.extends), 0)
+        needed = attention.scratch_elements(kv[0], blocks)
+        if needed > self._scratch.shape[0]:
+            self._scratch = self._scratch.new_empty(needed * 5 // 4)
 
     def _attend(self, layer: Layer, hidden: Tensor, kv: Tensor, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
         """Attention block of one layer on hidden [tokens, hidden], with the output product, without the residual."""
@@ -110,13 +119,13 @@ class Decoder:
         # Everything is stored before anything attends: siblings may read blocks that are written in the same step.
         attention.store(kv, qkv[:, heads:].view(tokens, 2, kv_heads, dim), batch.slots)
         if batch.decodes == tokens:
-            out = attention.decode(q, kv, batch.blocks, batch.longest, batch.mask)
+            out = attention.decode(q, kv, batch.blocks, batch.longest, batch.mask, self._scratch)
         else:
             out = torch.empty(tokens, heads, dim, dtype=hidden.dtype, device=hidden.device)
             if batch.decodes:
                 rows = slice(0, batch.decodes)
-                out[rows] = attention.decode(q[rows], kv, batch.blocks, batch.longest, batch.mask)
+                out[rows] = attention.decode(q[rows], kv, batch.blocks, batch.longest, batch.mask, self._scratch)
             for piece in batch.extends:
                 rows = slice(piece.first, piece.last)
-                out[rows] = attention.extend(q[rows], kv, piece.blocks, piece.start)
+                out[rows] = attention.extend(q[rows], kv, piece.blocks, piece.start, self._scratch)
         return layer.out(out.view(tokens, heads * dim))

@@ -20,15 +20,23 @@ def store(kv: Tensor, keys_values: Tensor, slots: Tensor) -> None:
     kv.index_copy_(2, slots, keys_values.permute(1, 2, 0, 3))
 
 
-def gather(kv: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [kv_heads, 16 * n, D] of blocks [n]."""
+def scratch_elements(kv: Tensor, blocks: int) -> int:
+    """Numbers that `gather` writes for so many blocks of one layer's kv."""
+    return kv.numel() // (kv.shape[2] // BLOCK_TOKENS) * blocks
+
+
+def gather(kv: Tensor, blocks: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [kv_heads, 16 * n, D] of blocks [n]: views of `scratch`, flat, of `scratch_elements` at least."""
     planes, kv_heads, slots, dim = kv.shape
-    tiles = kv.view(planes * kv_heads, slots // BLOCK_TOKENS, BLOCK_TOKENS * dim).index_select(1, blocks)
-    both = tiles.view(planes, kv_heads, blocks.shape[0] * BLOCK_TOKENS, dim)
+    count = blocks.shape[0]
+    out = scratch[: scratch_elements(kv, count)].view(planes * kv_heads, count, BLOCK_TOKENS * dim)
+    tiles = kv.view(planes * kv_heads, slots // BLOCK_TOKENS, BLOCK_TOKENS * dim)
+    torch.index_select(tiles, 1, blocks, out=out)
+    both = out.view(planes, kv_heads, count * BLOCK_TOKENS, dim)
     return both[0], both[1]
 
 
-def decode(q: Tensor, kv: Tensor, blocks: Tensor, longest: int, mask: Tensor | None) -> Tensor:
+def decode(q: Tensor, kv: Tensor, blocks: Tensor, longest: int, mask: Tensor | None, scratch: Tensor) -> Tensor:
     """One new token for each of B sequences of at most `longest` tokens, the new ones included.
 
     q [B, heads, D]; blocks [B * n], each sequence padded to n; mask [B, 1, 1, longest], 0 where a key counts and -inf
@@ -36,14 +44,14 @@ def decode(q: Tensor, kv: Tensor, blocks: Tensor, longest: int, mask: Tensor | N
     """
     batch, heads, dim = q.shape
     kv_heads = kv.shape[1]
-    keys, values = gather(kv, blocks)
+    keys, values = gather(kv, blocks, scratch)
     keys = keys.view(kv_heads, batch, -1, dim).transpose(0, 1)[:, :, :longest]
     values = values.view(kv_heads, batch, -1, dim).transpose(0, 1)[:, :, :longest]
     rows = q.view(batch, kv_heads, heads // kv_heads, dim)
     return scaled_dot_product_attention(rows, keys, values, attn_mask=mask).reshape(batch, heads, dim)
 
 
-def extend(q: Tensor, kv: Tensor, blocks: Tensor, start: int) -> Tensor:
+def extend(q: Tensor, kv: Tensor, blocks: Tensor, start: int, scratch: Tensor) -> Tensor:
     """The next `tokens` positions of one sequence, from `start` on; their keys and values are already stored.
 
     q [tokens, heads, D]; blocks [n] cover start + tokens. Returns [tokens, heads, D]. Works in tiles of queries, so
@@ -52,7 +60,7 @@ def extend(q: Tensor, kv: Tensor, blocks: Tensor, start: int) -> Tensor:
     tokens, heads, dim = q.shape
     kv_heads = kv.shape[1]
     group = heads // kv_heads
-    keys, values = gather(kv, blocks)
+    keys, values = gather(kv, blocks, scratch)
     out = torch.empty_like(q)
     for first in range(0, tokens, _EXTEND_TILE):
         last = min(first + _EXTEND_TILE, tokens)
