@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,11 @@ from kv_ttl.forecast import (
     mixture,
 )
 
-_FIRST_STAGE = 0
-"""A running call is evidence from 2^0 s on; each doubling after that is one stage."""
-_STAGES = LAST_OCTAVE - _FIRST_STAGE + 1
-_OUTLIVED = [*((_FIRST_STAGE + stage - FIRST_OCTAVE) * PER_OCTAVE + 1 for stage in range(_STAGES)), 0]
+_STAGE_STARTS = [4.0**stage for stage in range(LAST_OCTAVE // 2 + 1)]
+"""A running call is evidence from 1 s on; each factor of 4 after that is one stage."""
+_STAGES = len(_STAGE_STARTS)
+_OUTLIVED = [*((2 * stage - FIRST_OCTAVE) * PER_OCTAVE + 1 for stage in range(_STAGES)), 0]
 """A call of stage s has outlived the buckets before this one; the last entry is that of stage -1, none yet."""
-_STAGE_STARTS = [2.0 ** (_FIRST_STAGE + stage) for stage in range(_STAGES)]
 _ADVANCED_PER_EVENT = 8
 """Running calls moved to their stage at one event: bounds its cost; a lag only delays evidence."""
 _HINT_SPREAD = 1.0
@@ -95,19 +95,20 @@ class Outstanding:
 
 
 class _Node:
-    """The calls of one key: `counts[0]`, how many ended in each bucket, and `counts[1]`, how many were at risk there.
+    """The calls of one key: `counts[0]`, how many outlived each bucket, of `counts[1]`, how many were at risk there.
 
     A call adds to a bucket once, when it is known to have ended in it or outlived it, and by that makes all
     older evidence of that bucket fade: so rare long calls are not forgotten for many short ones.
-    `life` is what follows from the counts over `base`; None = to be computed again.
+    `life` is what follows from the counts over `base`, `unused` pieces of evidence ago; None = to be computed again.
     Invariant: 0 <= counts[0] <= counts[1].
     """
 
-    __slots__ = ("base", "counts", "ended", "life")
+    __slots__ = ("base", "counts", "ended", "life", "unused")
 
     def __init__(self) -> None:
         self.counts: FloatArray = np.zeros((2, BUCKETS))
         self.ended = 0
+        self.unused = 0
         self.life: Life | None = None
         self.base: Life | None = None
 
@@ -153,7 +154,7 @@ class DurationModel:
     censoring (Susarla and Van Ryzin 1976, "Nonparametric Bayesian estimation of survival curves from incomplete
     observations"), which with m = 0 is Kaplan-Meier. So the parent, and by that another environment's history, counts
     as m calls, however long it is; and a running call is used as censored: at risk in every bucket that it
-    has outlived (rounded down to an octave).
+    has outlived (rounded down to a power of 4 s).
 
     Each call that reaches a bucket multiplies the bucket's older evidence by `forget`: a key holds the weight of at
     most 1 / (1 - forget) calls, so it adapts within a few dozen and needs constant memory.
@@ -224,7 +225,7 @@ class DurationModel:
         self._learn(call, 0, bucket(seconds), has_ended=True)
 
     def advance(self, now: float, limit: int | None = None) -> int:
-        """Count running calls as at risk up to the octave that they have outlived by `now`; how many were moved.
+        """Count running calls as at risk up to the power of 4 s that they have outlived by `now`; how many were moved.
 
         `started` and `returned` do so for a few calls each time; without events for long, call this before
         a forecast. With a `limit` the rest waits for the next time.
@@ -242,7 +243,7 @@ class DurationModel:
                     return moved
                 del queue[call_id]
                 begin = _OUTLIVED[run.stage]
-                run.stage = min(_STAGES - 1, math.floor(math.log2(elapsed)) - _FIRST_STAGE)
+                run.stage = bisect_right(_STAGE_STARTS, elapsed) - 1
                 self._learn(run.call, begin, _OUTLIVED[run.stage], has_ended=False)
                 if run.stage + 1 < _STAGES:
                     self._queues[run.stage + 1][call_id] = run
@@ -296,9 +297,9 @@ class DurationModel:
         for nodes in (self._shared, self._private):
             assert len(nodes.by_key) <= nodes.limit, f"{len(nodes.by_key)} keys, limit {nodes.limit}"
             for key, node in nodes.by_key.items():
-                events, at_risk = node.counts
-                assert events.min() >= 0, f"{key}: negative events"
-                assert (at_risk - events).min() > -1e-9, f"{key}: fewer at risk than events"
+                outlived, at_risk = node.counts
+                assert outlived.min() > -1e-9, f"{key}: counts below zero"
+                assert (at_risk - outlived).min() > -1e-9, f"{key}: more outlived a bucket than were at risk"
         assert set(self._private.by_key) == {key for keys in self._program_keys.values() for key in keys}
         waiting = {call_id: stage for stage, queue in enumerate(self._queues) for call_id in queue}
         for call_id, run in self._running.items():
@@ -321,12 +322,15 @@ class DurationModel:
         for node in self._touch(call):
             known = node.counts[:, begin:until]
             known *= self._forget
-            known[1] += 1.0
+            known += 1.0
             if has_ended:
                 node.ended += 1
                 if end < BUCKETS:
-                    node.counts[0, end] += 1.0
-            node.life = None
+                    node.counts[0, end] -= 1.0
+            # A well-known key may be a few calls behind; a running call tells less than one that ended.
+            node.unused += 4 if has_ended else 1
+            if 8 * node.unused > min(node.ended, 64):
+                node.life = None
         if has_ended:
             # The call that ends pays: a decision finds the lives of its keys computed.
             self.life(call)
@@ -349,13 +353,13 @@ class DurationModel:
         if node.life is not None and (node.base is base or node.ended > _SETTLED):
             return node.life
         weight = base.survived[:-1] * self._pseudo
-        # Where the base lets nobody live and nobody was seen, its hazard still stands.
+        # Where the base lets nobody live and nobody was seen, the base still stands.
         weight += 1e-12
-        hazard = base.hazard * weight
-        hazard += node.counts[0]
+        outlives = base.outlives * weight
+        outlives += node.counts[0]
         weight += node.counts[1]
-        hazard /= weight
-        node.life, node.base = Life.of(hazard), base
+        outlives /= weight
+        node.life, node.base, node.unused = Life.of(outlives), base, 0
         return node.life
 
 
@@ -376,9 +380,9 @@ def _lognormal(median_s: float, spread: float) -> Life:
     if not (0 < median_s < math.inf and 0 < spread < math.inf):
         raise RetentionError(f"prior: median and spread must be finite and > 0, got {median_s!r}, {spread!r}")
     survived = [1.0] + [math.erfc(math.log(edge / median_s) / spread / math.sqrt(2)) / 2 for edge in EDGES.tolist()]
-    # Far out in the tail nothing is certain, whatever a narrow prior says: the hazard stays below 1.
-    hazards = [1 - late / early if early > 0 else 1.0 for early, late in itertools.pairwise(survived)]
-    return Life.of(np.minimum(hazards, 0.999))
+    # Far out in the tail nothing is certain, whatever a narrow prior says.
+    shares = [late / early if early > 0 else 0.0 for early, late in itertools.pairwise(survived)]
+    return Life.of(np.maximum(shares, 0.001))
 
 
 @lru_cache(maxsize=BUCKETS + 1)

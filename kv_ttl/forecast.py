@@ -31,7 +31,6 @@ KNOTS: FloatArray = np.concatenate(([0.0], EDGES))
 HORIZON_S = float(EDGES[-1])
 _HALF_WIDTHS: FloatArray = np.diff(KNOTS) / 2
 _MIDDLES: FloatArray = (KNOTS[:-1] + KNOTS[1:]) / 2
-_SURE = 1.0 - 1e-9
 for _array in (EDGES, KNOTS, _HALF_WIDTHS, _MIDDLES):
     _array.flags.writeable = False
 
@@ -101,21 +100,22 @@ def _integrated(returned: FloatArray) -> Forecast:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Life:
-    """The distribution of a call's duration D: `hazard[j]` = P(D in bucket j | D after bucket j-1), always < 1,
-    and `survived[j]` = P(D > KNOTS[j])."""
+    """The distribution of a call's duration D.
 
-    hazard: FloatArray
+    `outlives[j]` = P(D after bucket j | D after bucket j-1), always > 0, for nothing can follow a certain end;
+    `survived[j]` = P(D > KNOTS[j]), their running product.
+    """
+
+    outlives: FloatArray
     survived: FloatArray
 
     @staticmethod
-    def of(hazard: FloatArray) -> Life:
-        """The life with these hazards, in [0, 1] each."""
-        # A certain end would leave nothing to condition on.
-        hazard = np.minimum(hazard, _SURE)
+    def of(outlives: FloatArray) -> Life:
+        """The life with these shares, each in (0, 1]."""
         survived = np.empty(BUCKETS + 1)
         survived[0] = 1.0
-        np.subtract(1.0, hazard).cumprod(out=survived[1:])
-        return Life(hazard, survived)
+        outlives.cumprod(out=survived[1:])
+        return Life(outlives, survived)
 
     def returned(self, elapsed_s: float = 0.0, timeout_s: float = math.inf) -> FloatArray:
         """P(D <= elapsed + KNOTS | D > elapsed). Within a bucket the hazard rate is constant (piecewise exponential).
@@ -126,7 +126,7 @@ class Life:
             survived = self.survived
         else:
             left = np.zeros(BUCKETS + 1)
-            np.log1p(-self.hazard).cumsum(out=left[1:])
+            np.log(self.outlives).cumsum(out=left[1:])
             survived = np.interp(KNOTS + elapsed_s, KNOTS, left)
             survived -= survived[0]
             np.exp(survived, out=survived)
@@ -141,7 +141,7 @@ def mixture(one: Life, weight: float, other: Life) -> Life:
     survived = one.survived * weight
     survived += other.survived * (1.0 - weight)
     np.maximum(survived, 1e-300, out=survived)
-    return Life.of(1.0 - survived[1:] / survived[:-1])
+    return Life.of(survived[1:] / survived[:-1])
 
 
 def consecutive(first: FloatArray, second: FloatArray) -> FloatArray:

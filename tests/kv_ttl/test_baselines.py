@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_ttl.baselines import ContinuumBenefit, ContinuumPaper, ContinuumPublic, Fixed, Oracle, ThunderAgent
 from kv_ttl.durations import Outstanding, ToolCall
 from kv_ttl.errors import RetentionError
 from kv_ttl.rules import Pause, Rule, StopAware
+from tests.kv_ttl.strategies import fixed
 
 
 def pause(
@@ -61,6 +62,7 @@ def test_continuum_paper_starts_from_an_exponential_of_one_second() -> None:
     assert rule.decide(pause("unseen", saved_s=60.0)) == 50.0
 
 
+@fixed
 @given(st.lists(st.integers(1, 40).map(lambda n: n / 2), min_size=1, max_size=40), st.floats(0.1, 30.0))
 def test_continuum_paper_maximises_share_times_benefit_less_ttl(seen: list[float], saved_s: float) -> None:
     rule = ContinuumPaper(enough=0)
@@ -104,7 +106,7 @@ def test_the_oracle_keeps_exactly_when_it_pays() -> None:
         Oracle().decide(pause())
 
 
-@settings(max_examples=30, deadline=None)
+@fixed
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.floats(0.001, 60.0)), max_size=40), st.floats(0.5, 20.0))
 def test_no_rule_wins_more_than_the_oracle(pauses: list[tuple[str, float]], saved_s: float) -> None:
     for rule in (StopAware(), ContinuumPaper(enough=5), ContinuumPublic(), ThunderAgent(), Fixed(2.0)):
@@ -123,7 +125,7 @@ def test_ours_learns_whom_to_keep() -> None:
     teach(rule, "read", [0.02] * 20)
     teach(rule, "build", [90.0] * 20)
     assert 0.02 <= rule.decide(pause("read", number=98)) < 4.0
-    assert rule.decide(pause("build", number=99)) == 0.0
+    assert rule.decide(pause("build", number=99)) < 0.1
     assert rule.model.running == 2
     rule.model.check()
 

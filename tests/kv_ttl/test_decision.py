@@ -7,13 +7,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_ttl.decision import BlockRange, Choice, Place, choose, plan_value, prefetch_at, shadow_price, ttl, value
 from kv_ttl.errors import RetentionError
 from kv_ttl.forecast import BUCKETS, EDGES, KNOTS, Forecast
-from tests.kv_ttl.strategies import forecasts
+from tests.kv_ttl.strategies import fixed, forecasts
 
 saved = st.floats(0.01, 100.0)
 prices = st.floats(0.001, 20.0)
@@ -25,6 +25,7 @@ def empirical(times: np.ndarray) -> Forecast:
     return Forecast.of(counts / len(times))
 
 
+@fixed
 @given(forecasts(), saved, prices, st.integers(0, BUCKETS))
 def test_it_takes_the_best_candidate(forecast: Forecast, saved_s: float, price: float, last: int) -> None:
     chosen = ttl(forecast, saved_s, price, float(KNOTS[last]))
@@ -38,7 +39,7 @@ def test_it_takes_the_best_candidate(forecast: Forecast, saved_s: float, price: 
     assert chosen == 0 or chosen in KNOTS[: last + 1]
 
 
-@settings(max_examples=50, deadline=None)
+@fixed
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(st.tuples(st.floats(0.01, 60.0), st.floats(0.1, 1.5)), min_size=1, max_size=3),
@@ -59,26 +60,31 @@ def test_its_reward_is_near_the_best_on_random_samples(
     assert reward(ttl(empirical(times), saved_s, price, 1e9)) >= best - 0.03 * saved_s
 
 
+@fixed
 @given(forecasts(), saved, st.floats(1.0, 10.0), prices)
 def test_the_more_is_saved_the_longer(forecast: Forecast, saved_s: float, more: float, price: float) -> None:
     assert ttl(forecast, saved_s * more, price) >= ttl(forecast, saved_s, price)
 
 
+@fixed
 @given(forecasts(), saved, prices, st.floats(1.0, 10.0))
 def test_the_dearer_memory_is_the_shorter(forecast: Forecast, saved_s: float, price: float, more: float) -> None:
     assert ttl(forecast, saved_s, price * more) <= ttl(forecast, saved_s, price)
 
 
+@fixed
 @given(forecasts(), saved, st.floats(0.0, 2000.0))
 def test_idle_memory_keeps_to_the_ceiling(forecast: Forecast, saved_s: float, ceiling: float) -> None:
     assert ttl(forecast, saved_s, 0.0, ceiling) == ceiling
 
 
+@fixed
 @given(forecasts(), prices, st.booleans())
 def test_nothing_is_kept_that_saves_nothing(forecast: Forecast, price: float, idle: bool) -> None:
     assert ttl(forecast, 0.0, 0.0 if idle else price) == 0.0
 
 
+@fixed
 @given(forecasts(), saved, prices, st.floats(0.0, 2000.0))
 def test_no_lease_outlives_the_ceiling(forecast: Forecast, saved_s: float, price: float, ceiling: float) -> None:
     assert 0 <= ttl(forecast, saved_s, price, ceiling) <= ceiling
@@ -93,6 +99,7 @@ def test_deciding_again_gives_up_once_the_fast_mode_has_passed() -> None:
     assert ttl(late, 5.0, 0.001) > 60.0
 
 
+@fixed
 @given(forecasts(), st.lists(st.tuples(saved, prices), min_size=1, max_size=4))
 def test_no_range_outlives_the_one_before_it(forecast: Forecast, costs: list[tuple[float, float]]) -> None:
     plan = choose(forecast, [BlockRange(saved_s, price) for saved_s, price in costs])
@@ -101,7 +108,7 @@ def test_no_range_outlives_the_one_before_it(forecast: Forecast, costs: list[tup
     assert all(one.host_s == one.keep_s for one in plan)
 
 
-@settings(max_examples=30, deadline=None)
+@fixed
 @given(forecasts(), st.lists(st.tuples(saved, prices), min_size=2, max_size=3), st.integers(45, 100))
 def test_a_chain_is_kept_as_brute_force_would(forecast: Forecast, costs: list[tuple[float, float]], last: int) -> None:
     chain = [BlockRange(saved_s, price) for saved_s, price in costs]
@@ -112,6 +119,7 @@ def test_a_chain_is_kept_as_brute_force_would(forecast: Forecast, costs: list[tu
     assert ours == pytest.approx(best, rel=1e-9, abs=1e-9)
 
 
+@fixed
 @given(forecasts(), saved, prices)
 def test_one_range_without_a_host_is_the_plain_rule(forecast: Forecast, saved_s: float, price: float) -> None:
     assert choose(forecast, [BlockRange(saved_s, price)])[0].keep_s == ttl(forecast, saved_s, price)
@@ -127,7 +135,7 @@ ranges = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@fixed
 @given(forecasts(), ranges)
 def test_a_host_copy_is_used_as_brute_force_would_or_as_well_as_without_both(
     forecast: Forecast, one: BlockRange
@@ -156,6 +164,7 @@ def test_a_host_copy_is_used_as_brute_force_would_or_as_well_as_without_both(
     )
 
 
+@fixed
 @given(forecasts(), st.lists(ranges, min_size=1, max_size=3))
 def test_a_plan_is_in_order_and_never_worse_than_dropping(forecast: Forecast, chain: list[BlockRange]) -> None:
     plan = choose(forecast, chain)
@@ -193,6 +202,7 @@ def test_prefetch_starts_before_the_earliest_likely_return() -> None:
     assert math.isinf(prefetch_at(Forecast.of(np.zeros(BUCKETS + 1)), 1, 1e9))
 
 
+@fixed
 @given(st.integers(0, 10**9), st.integers(0, 50), st.integers(0, 50))
 def test_memory_has_a_price_only_while_something_waits(nbytes: int, queued: int, running: int) -> None:
     price = shadow_price(nbytes, 10**9, queued, running)

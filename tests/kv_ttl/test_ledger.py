@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kv_ttl.errors import DuplicateLease, RetentionError, UnknownLease
 from kv_ttl.ledger import Lease, LeaseLedger, Outcome, Tier
+from tests.kv_ttl.strategies import fixed
 
 POOL = {Tier.DEVICE: 1000, Tier.HOST: 2000}
 
@@ -288,4 +289,4 @@ class Leases(RuleBasedStateMachine):
 
 
 TestLeases = Leases.TestCase
-TestLeases.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLeases.settings = settings(fixed, max_examples=40, stateful_step_count=40)
