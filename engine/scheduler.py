@@ -61,7 +61,8 @@ def _order(sequence: Sequence) -> tuple[PriorityKey, int]:
 class Scheduler:
     """Queues, running sequences and their blocks.
 
-    Waiting sequences are in a heap whose entries go stale when a key changes; running ones in a list sorted by order.
+    Waiting sequences are in a heap whose entries go stale when a key changes; what is new or has a new key is placed
+    when the head is next asked for, all at once. Running ones are in a list sorted by order.
     Invariant, `check()`: both agree with the sequences' states, every table covers what is computed, rows are unique,
     and the cache's references are exactly the tables'.
     """
@@ -70,6 +71,7 @@ class Scheduler:
         self.cache = cache
         self._token_budget, self._max_running, self._queue_limit = token_budget, max_running, queue_limit
         self._heap: list[tuple[PriorityKey, int, Sequence]] = []
+        self._unplaced: list[Sequence] = []
         self._running: list[Sequence] = []
         self._live: dict[str, dict[str, Sequence]] = {}
         self._queued: Counter[str] = Counter()
@@ -125,7 +127,7 @@ class Scheduler:
                 insort(self._running, sequence, key=_order)
             else:
                 sequence.key = key
-                self._push(sequence)
+                self._unplaced.append(sequence)
 
     def schedule(self) -> Step:
         """The next step: its blocks are taken, its full prompt blocks listed. Empty only if there is no work.
@@ -290,7 +292,7 @@ class Scheduler:
         self.waiting += 1
         self.waiting_tokens += len(sequence.tokens)
         self._queued[sequence.program] += 1
-        self._push(sequence)
+        self._unplaced.append(sequence)
 
     def _dequeued(self, sequence: Sequence) -> None:
         """A sequence waits no more; leases that only its program's queued calls kept end with the last of them."""
@@ -301,17 +303,25 @@ class Scheduler:
             del self._queued[sequence.program]
             self.cache.leases.settle(sequence.program)
 
-    def _push(self, sequence: Sequence) -> None:
-        """Add a heap entry; stale ones are dropped when they are most of the heap."""
-        heapq.heappush(self._heap, (sequence.key, sequence.arrival, sequence))
-        if len(self._heap) > 2 * self.waiting + 64:
-            self._heap = [entry for entry in self._heap if self._is_current(entry)]
-            heapq.heapify(self._heap)
-
     def _head(self) -> Sequence | None:
+        """The first in order of those that wait."""
+        if self._unplaced:
+            self._place_all()
         while self._heap and not self._is_current(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][2] if self._heap else None
+
+    def _place_all(self) -> None:
+        """Bring what is new or has a new key into the heap; rebuild it when that is cheaper, or mostly stale."""
+        entries = [(s.key, s.arrival, s) for s in self._unplaced if s.state is State.WAITING]
+        self._unplaced.clear()
+        if 8 * len(entries) < len(self._heap) < 2 * self.waiting + 64:
+            for entry in entries:
+                heapq.heappush(self._heap, entry)
+        else:
+            entries += [entry for entry in self._heap if self._is_current(entry)]
+            heapq.heapify(entries)
+            self._heap = entries
 
     @staticmethod
     def _is_current(entry: tuple[PriorityKey, int, Sequence]) -> bool:
@@ -325,7 +335,8 @@ class Scheduler:
         waiting = [sequence for sequence in live if sequence.state is State.WAITING]
         assert len(waiting) == self.waiting == self._queued.total(), "waiting sequences are miscounted"
         assert sum(len(sequence.tokens) for sequence in waiting) == self.waiting_tokens, "waiting tokens are miscounted"
-        assert {s.id for s in waiting} <= {entry[2].id for entry in self._heap if self._is_current(entry)}
+        placed = {entry[2].id for entry in self._heap if self._is_current(entry)}
+        assert {s.id for s in waiting} <= placed | {s.id for s in self._unplaced}, "a waiting sequence is not queued"
         assert sorted(s.id for s in live if s.state is State.RUNNING) == sorted(s.id for s in self._running)
         rows = [sequence.row for sequence in self._running] + self._rows
         assert sorted(rows) == list(range(self._max_running)), "rows are lost or shared"
