@@ -198,12 +198,14 @@ class DurationModel:
         """A call has started. Raises `RetentionError` if the id is already running."""
         if call_id in self._running:
             raise RetentionError(f"call {call_id!r} of tool {call.tool!r} has already started")
+        _check_time(now)
         run = self._running[call_id] = _Running(call, now)
         self._queues[0][call_id] = run
         self.advance(now, _ADVANCED_PER_EVENT)
 
     def returned(self, call_id: Hashable, now: float) -> float:
         """A running call has returned, well or failed; its duration in seconds. Raises `UnknownCall`."""
+        _check_time(now)
         run = self._take(call_id)
         seconds = max(0.0, now - run.started_at)
         begin = _OUTLIVED[run.stage]
@@ -230,6 +232,7 @@ class DurationModel:
         `started` and `returned` do so for a few calls each time; without events for long, call this before
         a forecast. With a `limit` the rest waits for the next time.
         """
+        _check_time(now)
         moved = 0
         # Highest stage first: so each queue stays sorted by start, and looking at its front is enough.
         for stage in range(_STAGES - 1, -1, -1):
@@ -261,8 +264,9 @@ class DurationModel:
         """When all of these calls will have returned, counted from `now`. Changes nothing.
 
         Parallel calls are joined by their maximum, calls in a row by their sum, a call's own elapsed time is
-        conditioned on. Raises `RetentionError` if `after` names a call that is not an earlier one.
+        conditioned on. Raises `RetentionError` if `after` names a call that is not an earlier one, or `now` is no time.
         """
+        _check_time(now)
         ends: list[FloatArray] = []
         for one in calls:
             elapsed = 0.0 if one.started_at is None else now - one.started_at
@@ -361,6 +365,11 @@ class DurationModel:
         outlives /= weight
         node.life, node.base, node.unused = Life.of(outlives), base, 0
         return node.life
+
+
+def _check_time(now: float) -> None:
+    if not math.isfinite(now):
+        raise RetentionError(f"now: must be a finite time in seconds, got {now!r}")
 
 
 def _keys(call: ToolCall) -> tuple[tuple[Key, ...], tuple[Key, ...], Key | None]:

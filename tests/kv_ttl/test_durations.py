@@ -284,6 +284,22 @@ def test_a_duration_that_is_none_is_refused_and_harms_nothing(seconds: float) ->
     assert np.array_equal(model.life(TEST).outlives, before)
 
 
+@pytest.mark.parametrize("now", [math.nan, math.inf])
+def test_a_time_that_is_none_is_refused_and_harms_nothing(now: float) -> None:
+    model = DurationModel()
+    model.started("a", TEST, 0.0)
+    for use in (
+        lambda: model.started("b", TEST, now),
+        lambda: model.returned("a", now),
+        lambda: model.advance(now),
+        lambda: model.forecast([Outstanding(TEST)], now),
+    ):
+        with pytest.raises(RetentionError, match="now: must be a finite time"):
+            use()
+    assert model.running == 1
+    model.check()
+
+
 def test_bad_settings_and_calls_are_refused() -> None:
     for settings_ in ({"forget": 1.0}, {"pseudo_samples": 0.0}, {"max_keys": 1}, {"prior_median_s": 0.0}):
         with pytest.raises(RetentionError):
