@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from orchestrator.errors import JournalUnavailable
+
+log = logging.getLogger(__name__)
 
 
 class Commit:
@@ -55,7 +58,10 @@ class Commit:
         self._durable = True
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # one listener's fault must not keep the journal from the others
+                log.exception("a listener of the journal failed")
         if self._waiter is not None:
             self._waiter.set_result(None)
 

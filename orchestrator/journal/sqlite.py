@@ -191,7 +191,7 @@ class SqliteJournal:
                 batch = self._batches.popleft()
                 try:
                     await self._insert(batch)
-                except sqlite3.Error as error:
+                except Exception as error:  # whatever it is, nothing more can be promised, and nobody shall wait
                     self._batches.appendleft(batch)
                     self._break(JournalUnavailable(f"the journal {str(self._path)!r} cannot be written: {error}"))
                     return

@@ -19,7 +19,7 @@ from orchestrator.runtime.generation import Generation
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import EndedCall, ReadyCall
-from orchestrator.tools import CallFailure, ToolRun
+from orchestrator.tools import CallFailure, FailureType, ToolRun
 from orchestrator.tools.values import accept_result
 from tenuto.wire import ErrorValue, FunctionCall, LLMCall, Retry, ToolSpec
 
@@ -52,8 +52,9 @@ class Execution:
             pass  # the runtime has stopped every program and told its readers
         except Exception as error:
             log.exception("call %s of program %s failed inside the server", call.id, program.id)
-            failure = CallFailure("internal_error", f"the server failed: {type(error).__name__}: {error}")
-            self._fail(program, run, failure.error(call.id, run.runs))
+            failure = CallFailure(FailureType.INTERNAL_ERROR, f"the server failed: {type(error).__name__}: {error}")
+            if program.outcome is None:  # nobody else is told: whatever failed may be the one who listens
+                program.fail(run, failure.error(call.id, run.runs), run.facts())
         finally:
             run.task = None
 
@@ -120,7 +121,7 @@ class Execution:
         try:
             arguments = {name: resolve(expr, program.values) for name, expr in call.arguments.items()}
         except PathError as error:
-            raise CallFailure("path_missing", f"the arguments cannot be made: {error}") from error
+            raise CallFailure(FailureType.PATH_MISSING, f"the arguments cannot be made: {error}") from error
         trace = program.trace.tool(call, run.runs, services.clock.wall())
         services.priorities.call_ready(ReadyCall(program.id, call, run.runs, 0))
         tool_run = ToolRun(
@@ -143,9 +144,9 @@ class Execution:
             return accepted
         except CallFailure as failure:
             error_type = failure.type
-            if failure.type == "timeout" and not self._rerunnable(program, run):
+            if failure.type == FailureType.TIMEOUT and not self._rerunnable(program, run):
                 message = f"{failure.message}; whether it took effect is unknown, and it is not declared idempotent"
-                raise CallFailure("timeout", message) from failure
+                raise CallFailure(FailureType.TIMEOUT, message) from failure
             raise
         finally:
             now_s = program.now()
@@ -158,9 +159,8 @@ class Execution:
         call, worked_s = run.call, run.worked_s()
         self._services.priorities.call_ended(EndedCall(program.id, call, worked_s, run.usage, succeeded))
         if succeeded:
-            stage = call.stage or (call.tool if isinstance(call, FunctionCall) else "")
             tokens = run.usage.output_tokens if run.usage is not None else None
-            self._services.statistics.learn(program.workflow, stage, seconds=worked_s, output_tokens=tokens)
+            self._services.statistics.learn(program.workflow, call, seconds=worked_s, output_tokens=tokens)
 
 
 def _wait_s(retry: Retry, failures: int) -> float:

@@ -28,7 +28,7 @@ from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import ReadyCall
-from orchestrator.tools import CallFailure
+from orchestrator.tools import CallFailure, FailureType
 from orchestrator.tools.values import accept_text
 from tenuto.wire import JsonType, LLMCall, RegexConstraint
 
@@ -50,7 +50,7 @@ class Generation:
         """The value and its JSON. Cancelling aborts the generation in the engine."""
         program, call, services = self._program, self._call, self._services
         messages = self._messages()
-        expected = services.statistics.output_tokens(program.workflow, call.stage or "")
+        expected = services.statistics.output_tokens(program.workflow, call)
         key = services.priorities.call_ready(ReadyCall(program.id, call, self._run.runs, expected))
         try:
             engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
@@ -102,14 +102,14 @@ class Generation:
             values = self._program.values
             messages = tuple(ChatMessage(m.role, render(m.parts, values)) for m in self._call.messages)
         except PathError as error:
-            raise CallFailure("path_missing", f"the prompt cannot be made: {error}") from error
+            raise CallFailure(FailureType.PATH_MISSING, f"the prompt cannot be made: {error}") from error
         limit = self._services.limits.prompt_bytes
         size = sum(len(message.content) for message in messages)
         if size * 4 > limit:  # UTF-8 takes at most 4 bytes a character: most prompts need no closer look
             size = sum(len(message.content.encode()) for message in messages)
         if size > limit:
             raise CallFailure(
-                "prompt_too_large", f"the prompt has {size} bytes, the limit is {limit} (limits.prompt_bytes)"
+                FailureType.PROMPT_TOO_LARGE, f"the prompt has {size} bytes, the limit is {limit} (limits.prompt_bytes)"
             )
         return messages
 
@@ -159,11 +159,11 @@ class Generation:
             if not timer.expired():
                 raise
             message = f"the generation did not end within {call.timeout_s:g} s"
-            raise CallFailure("timeout", message, retryable=True) from error
+            raise CallFailure(FailureType.TIMEOUT, message, retryable=True) from error
         except EngineError as error:
             raise _failure(error) from error
         if self._finish is None or self._finish is FinishReason.ABORTED:
-            raise CallFailure("engine_aborted", "the engine gave up the generation", retryable=True)
+            raise CallFailure(FailureType.ENGINE_ABORTED, "the engine gave up the generation", retryable=True)
 
     def _take(self, chunk: TokenChunk) -> None:
         if chunk.text:
@@ -171,7 +171,9 @@ class Generation:
             self._bytes += len(chunk.text)
             if self._bytes > self._services.limits.value_bytes:
                 limit = self._services.limits.value_bytes
-                raise CallFailure("output_too_large", f"the output is larger than {limit} bytes (limits.value_bytes)")
+                raise CallFailure(
+                    FailureType.OUTPUT_TOO_LARGE, f"the output is larger than {limit} bytes (limits.value_bytes)"
+                )
             self._program.tokens(self._run, chunk.text)
         if chunk.token_ids:
             self._services.priorities.tokens_made(self._program.id, self._call.id, len(chunk.token_ids))
@@ -225,7 +227,7 @@ def _grammar(call: LLMCall, engine: Engine) -> Grammar | None:
         return None
     if not able:
         message = f"engine {engine.name!r} cannot hold the output to a {call.constraint.kind}"
-        raise CallFailure("constraint_unsupported", message)
+        raise CallFailure(FailureType.CONSTRAINT_UNSUPPORTED, message)
     if isinstance(call.constraint, RegexConstraint):
         return Grammar(GrammarKind.REGEX, call.constraint.pattern)
     return Grammar(GrammarKind.LARK, call.constraint.lark)

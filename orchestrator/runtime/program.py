@@ -20,7 +20,7 @@ from orchestrator.runtime.calls import CallRun, CallState, Variable
 from orchestrator.runtime.events import EventLog
 from orchestrator.runtime.order import effect_order
 from orchestrator.telemetry import ProgramTrace
-from orchestrator.tools import EffectOrder
+from orchestrator.tools import EffectOrder, FailureType
 from tenuto.wire import (
     ErrorValue,
     EventKind,
@@ -255,7 +255,9 @@ class Program:
         """A call that can never run, since `cause` failed."""
         origin = self.calls[cause].error
         told = f": {origin.message}" if origin is not None else ""
-        error = ErrorValue(type="skipped", message=f"call {cause!r}, which it needs, failed{told}", call=cause)
+        error = ErrorValue(
+            type=FailureType.SKIPPED, message=f"call {cause!r}, which it needs, failed{told}", call=cause
+        )
         run.state = CallState.SKIPPED
         run.error = error
         self.unfinished -= 1

@@ -14,12 +14,16 @@ from orchestrator.journal import Accepted, Commit, Ended, Extended, Failed, Inte
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.events import RESUME_STRIDE
 from orchestrator.runtime.program import Host, Program
+from orchestrator.tools import FailureType
 from tenuto.wire import ErrorValue, EventKind, ProgramStatus, ProgramSubmission
 
 ProgramMaker = Callable[[Accepted, ProgramSubmission, Host], Program]
 
 
 _NO_LIMITS = GraphLimits(*(sys.maxsize for _ in fields(GraphLimits)))
+
+
+_CANCELLED = ErrorValue(type=FailureType.CANCELLED, message="the program was cancelled")
 
 
 class _PastHost:
@@ -88,7 +92,7 @@ def replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) -
                 run.restore(record.facts)
                 program.fail(run, record.error, record.facts)
             case Ended(status=ProgramStatus.CANCELLED):
-                program.cancel(record.error or ErrorValue(type="cancelled", message=""), dict(record.cut))
+                program.cancel(record.error or _CANCELLED, dict(record.cut))
             case Ended():
                 program.end(record.status, record.error)
     program.holds_end = False

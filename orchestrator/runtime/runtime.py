@@ -39,7 +39,7 @@ from orchestrator.runtime.services import Services
 from orchestrator.runtime.shelf import Shelf
 from orchestrator.scheduling import Policy, ProgramArrival, StageStatistics
 from orchestrator.telemetry import NullTelemetry, ProgramTrace, Telemetry, parse_traceparent
-from orchestrator.tools import CallFailure, WorkerPool
+from orchestrator.tools import CallFailure, FailureType, WorkerPool
 from tenuto.wire import (
     ErrorValue,
     Event,
@@ -154,7 +154,9 @@ class Runtime:
             call = run.call
             if run.intended and isinstance(call, FunctionCall) and not call.idempotent:
                 message = "the server stopped while the call ran: whether it took effect is unknown"
-                program.fail(run, CallFailure("effect_unknown", message).error(call.id, run.runs), run.facts())
+                program.fail(
+                    run, CallFailure(FailureType.EFFECT_UNKNOWN, message).error(call.id, run.runs), run.facts()
+                )
             elif run.task is None:
                 self.launch(program, run)
         program.settle()
@@ -228,7 +230,7 @@ class Runtime:
 
     def timeline(self, program: str, *, tenant: str) -> Timeline:
         """Where the time of a program in memory went. Raises NotFound."""
-        return views.timeline(self._known(program, tenant))
+        return views.timeline(self._known(program, tenant), self._services.statistics)
 
     def list(
         self,
@@ -286,7 +288,7 @@ class Runtime:
         self._check_alive()
         found = await self._find(program, tenant)
         if found.outcome is None:
-            tasks = found.cancel(ErrorValue(type="cancelled", message="the program was cancelled"))
+            tasks = found.cancel(ErrorValue(type=FailureType.CANCELLED, message="the program was cancelled"))
             if tasks:
                 await asyncio.wait(tasks, timeout=self._limits.cancel_wait_s)
         if found.end_commit is not None:
@@ -321,7 +323,7 @@ class Runtime:
         program.idle_timer = None
         if program.open and not program.unfinished and self._fault is None:
             message = f"the program was left open and unused for {self._limits.open_idle_s:g} s (limits.open_idle_s)"
-            program.cancel(ErrorValue(type="abandoned", message=message))
+            program.cancel(ErrorValue(type=FailureType.ABANDONED, message=message))
 
     def ended(self, program: Program) -> None:
         program.stop_idle_timer()

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from dag.paths import critical_path
 from orchestrator.runtime.calls import CallRun, Variable
 from orchestrator.runtime.program import Program
+from orchestrator.scheduling import StageStatistics
 from tenuto.wire import (
-    Call,
     CallView,
     LLMCall,
     ProgramStatus,
@@ -56,17 +56,18 @@ def variable_view(program: Program, name: str) -> VariableView:
     )
 
 
-def timeline(program: Program) -> Timeline:
-    """Where the seconds of a program's life went, and the chain of calls that its end waited for.
+def timeline(program: Program, statistics: StageStatistics) -> Timeline:
+    """Where the seconds of a program's life went, and the chain of calls that its end waits for.
 
-    The critical path is the longest way through the graph by measured seconds (critical path method).
+    The critical path is the longest way through the graph (critical path method): by measured seconds for what has
+    ended, by expected ones for what has not.
     """
     calls = tuple(_timeline_call(program, run) for run in program.calls.values())
-    seconds = {call.id: call.spans[-1].end_s - call.spans[0].start_s if call.spans else 0.0 for call in calls}
-
-    def measured(call: Call) -> float:
-        return seconds[call.id]
-
+    seconds: dict[str, float] = {}
+    for shown, run in zip(calls, program.calls.values(), strict=True):
+        measured_s = shown.spans[-1].end_s - shown.spans[0].start_s if shown.spans else 0.0
+        expected_s = 0.0 if run.state.final else statistics.seconds(program.workflow, run.call) or 0.0
+        seconds[run.call.id] = max(measured_s, expected_s)
     return Timeline.model_construct(
         program=program.id,
         workflow=program.workflow,
@@ -74,7 +75,7 @@ def timeline(program: Program) -> Timeline:
         trace_id=program.trace.trace_id,
         seconds=program.seconds(),
         calls=calls,
-        critical_path=critical_path(program.graph, measured).calls,
+        critical_path=critical_path(program.graph, lambda call: seconds[call.id]).calls,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, Policy, ProgramArrival, ReadyCall
 from orchestrator.scheduling.registry import POLICIES, UnknownPolicy, make_policy
-from orchestrator.scheduling.statistics import StageStatistics
+from orchestrator.scheduling.statistics import StageStatistics, stage_of
 
 __all__ = [
     "NO_CHANGES",
@@ -17,4 +17,5 @@ __all__ = [
     "StageStatistics",
     "UnknownPolicy",
     "make_policy",
+    "stage_of",
 ]

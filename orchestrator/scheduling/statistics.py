@@ -5,6 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 
+from tenuto.wire import Call, FunctionCall
+
+
+def stage_of(call: Call) -> str:
+    """The name under which a call's workflow learns of it: its stage, else its tool, else nothing."""
+    return call.stage or (call.tool if isinstance(call, FunctionCall) else "")
+
 
 class _Window:
     """The last `size` samples, also kept sorted, so that any quantile is one look-up."""
@@ -46,20 +53,21 @@ class StageStatistics:
         self._seconds: OrderedDict[tuple[str, str], _Window] = OrderedDict()
         self._tokens: OrderedDict[tuple[str, str], _Window] = OrderedDict()
 
-    def learn(self, workflow: str, stage: str, *, seconds: float, output_tokens: int | None = None) -> None:
-        """A call of this stage ended after `seconds` of work; `output_tokens` for generations."""
+    def learn(self, workflow: str, call: Call, *, seconds: float, output_tokens: int | None = None) -> None:
+        """A call ended well after `seconds` of work; `output_tokens` for generations."""
+        stage = stage_of(call)
         self._of(self._seconds, (workflow, stage)).add(seconds)
         if output_tokens is not None:
             self._of(self._tokens, (workflow, stage)).add(float(output_tokens))
 
-    def seconds(self, workflow: str, stage: str) -> float | None:
-        """Mean seconds of work of the stage's calls; None if none has ended."""
-        window = self._seconds.get((workflow, stage))
-        return window.mean() if window is not None else None
+    def seconds(self, workflow: str, call: Call) -> float | None:
+        """Expected seconds of work: the mean of the call's stage, else the call's own hint, else None."""
+        window = self._seconds.get((workflow, stage_of(call)))
+        return window.mean() if window is not None else call.expected_s
 
-    def output_tokens(self, workflow: str, stage: str, quantile: float = 0.5) -> int:
-        """The `quantile` (0..1) of the stage's output lengths; 0 if none is known."""
-        window = self._tokens.get((workflow, stage))
+    def output_tokens(self, workflow: str, call: Call, quantile: float = 0.5) -> int:
+        """Expected output length: the `quantile` (0..1) of the call's stage; 0 if none is known."""
+        window = self._tokens.get((workflow, stage_of(call)))
         return round(window.quantile(quantile)) if window is not None else 0
 
     def _of(self, windows: OrderedDict[tuple[str, str], _Window], key: tuple[str, str]) -> _Window:

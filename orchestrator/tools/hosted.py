@@ -27,7 +27,7 @@ from engine.protocol import (
     Usage,
 )
 from orchestrator.clock import OrchestratorClock
-from orchestrator.tools.failures import CallFailure
+from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.pool import WorkerPool
 from tenuto.wire import (
     Constraint,
@@ -45,7 +45,7 @@ _MOST_CHUNKS = 64
 class HostedModelError(EngineError):
     """The worker that answers for the model reported an error, or none is connected."""
 
-    def __init__(self, name: str, message: str, retryable: bool) -> None:
+    def __init__(self, name: str, message: str, *, retryable: bool) -> None:
         super().__init__(message)
         self.name = name
         self.retryable = retryable
@@ -91,9 +91,10 @@ class WorkerEngine:
         except CallFailure as failure:
             if failure.lost:
                 raise EngineLost(failure.message) from failure
-            raise HostedModelError(failure.type, failure.message, failure.retryable) from failure
+            raise HostedModelError(failure.type, failure.message, retryable=failure.retryable) from failure
         if not isinstance(text, str):
-            raise HostedModelError("model_answer_invalid", f"model {self._model!r} answered with no text", False)
+            message = f"model {self._model!r} answered with no text"
+            raise HostedModelError(FailureType.MODEL_ANSWER_INVALID, message, retryable=False)
         words = _PIECE.findall(text)
         step = max(1, -(-len(words) // _MOST_CHUNKS))
         for index in range(0, len(words), step):

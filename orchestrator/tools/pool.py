@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from dag.schema import SchemaError, validator
 from orchestrator.errors import Busy, Conflict, InvalidSubmission, WorkerUnknown
 from orchestrator.limits import Limits
-from orchestrator.tools.failures import CallFailure
+from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.worker import Job, Skill, TaskStream, Worker
 from tenuto.wire import (
     CancelTask,
@@ -299,7 +299,10 @@ class WorkerPool:
         if worker is None:
             return
         self._withdraw(self._toolset(worker.tenant, worker.registration.toolset), job)
-        _fail(job, CallFailure("timeout", f"{_what(job)} did not end within {job.timeout_s:g} s", retryable=True))
+        _fail(
+            job,
+            CallFailure(FailureType.TIMEOUT, f"{_what(job)} did not end within {job.timeout_s:g} s", retryable=True),
+        )
 
     def _await_worker(self, toolset: _Toolset, job: Job) -> None:
         wait_s = self._limits.worker_wait_s
@@ -312,7 +315,7 @@ class WorkerPool:
         message = (
             f"{_what(job)} waited {self._limits.worker_wait_s:g} s for a worker of toolset {toolset.name!r}: {cause}"
         )
-        _fail(job, CallFailure("no_worker", message, retryable=True))
+        _fail(job, CallFailure(FailureType.NO_WORKER, message, retryable=True))
 
     def _lost(self, worker: Worker) -> None:
         """The worker is gone: its running tasks are lost, what waits for it alone begins to wait for another."""
@@ -331,7 +334,10 @@ class WorkerPool:
                     self._await_worker(toolset, job)
         for job in [*worker.running.values()]:
             self._leave(job)
-            _fail(job, CallFailure("worker_lost", f"the worker disconnected while it ran {_what(job)}", lost=True))
+            _fail(
+                job,
+                CallFailure(FailureType.WORKER_LOST, f"the worker disconnected while it ran {_what(job)}", lost=True),
+            )
         self._tidy(toolset)
 
     def _forget_unattached(self, worker: Worker) -> None:

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from dag.values import check_value
-from orchestrator.tools.failures import CallFailure
+from orchestrator.tools.failures import CallFailure, FailureType
 from tenuto.wire import TextType, ValueType
 
 
@@ -38,35 +38,41 @@ def accept_result(type: ValueType, value: Any, limit_bytes: int) -> tuple[JsonVa
     try:
         encoded = encode_json(value)
     except NotJson as error:
-        raise CallFailure("result_invalid", f"the tool's result is not JSON: {error}") from None
+        raise CallFailure(FailureType.RESULT_INVALID, f"the tool's result is not JSON: {error}") from None
     if len(encoded) > limit_bytes:
         raise CallFailure(
-            "result_too_large",
+            FailureType.RESULT_TOO_LARGE,
             f"the tool's result has {len(encoded)} bytes of JSON, the limit is {limit_bytes} (limits.value_bytes):"
             " return a reference to it instead",
         )
     fault = check_value(type, value)
     if fault is not None:
-        raise CallFailure("result_invalid", f"the tool's result does not satisfy the call's type: {fault}")
+        raise CallFailure(FailureType.RESULT_INVALID, f"the tool's result does not satisfy the call's type: {fault}")
     return value, encoded
 
 
 def accept_text(type: ValueType, text: str, *, cut: bool) -> tuple[JsonValue, bytes]:
     """A generation's value and its JSON. `cut`: it ended at max_tokens. Raises CallFailure `output_invalid`."""
     if isinstance(type, TextType):
-        try:
-            return text, encode_json(text)
-        except NotJson as error:
-            raise CallFailure("output_invalid", f"the generated text is not Unicode: {error}", retryable=True) from None
+        return text, _encode_output(text)
     hint = "; it was cut off at sampling.max_tokens" if cut else ""
     try:
         value: JsonValue = from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        raise CallFailure("output_invalid", f"the generated text is not JSON: {error}{hint}", retryable=True) from None
+        raise _output_invalid(f"the generated text is not JSON: {error}{hint}") from None
     fault = check_value(type, value)
     if fault is not None:
-        raise CallFailure("output_invalid", f"the generated JSON does not satisfy its schema: {fault}", retryable=True)
+        raise _output_invalid(f"the generated JSON does not satisfy its schema: {fault}")
+    return value, _encode_output(value)
+
+
+def _encode_output(value: JsonValue) -> bytes:
     try:
-        return value, encode_json(value)
+        return encode_json(value)
     except NotJson as error:
-        raise CallFailure("output_invalid", f"the generated JSON cannot be kept: {error}", retryable=True) from None
+        raise _output_invalid(f"the generated text cannot be kept: {error}") from None
+
+
+def _output_invalid(message: str) -> CallFailure:
+    """Another seed may give another text."""
+    return CallFailure(FailureType.OUTPUT_INVALID, message, retryable=True)

@@ -198,6 +198,19 @@ async def test_a_full_disk_is_told_to_everyone_at_once(tmp_path: Path) -> None:
     await journal.close()
 
 
+async def test_a_listener_that_fails_keeps_no_other_from_hearing(
+    open_journal: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = await open_journal()
+    heard: list[int] = []
+    commit = journal.append(written("p", "a"))
+    commit.then(lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    commit.then(lambda: heard.append(1))
+    await commit.committed()
+    await journal.append(written("p", "b")).committed()
+    assert heard == [1] and "ZeroDivisionError" in caplog.text
+
+
 async def test_a_second_server_on_the_same_file_is_refused(open_journal: Open) -> None:
     first = await open_journal()
     with pytest.raises(JournalUnavailable, match="another server"):

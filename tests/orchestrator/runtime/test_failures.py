@@ -9,6 +9,7 @@ import pytest
 
 from engine.protocol import EngineLost, FinishReason, GenerateRequest, NumericalFault, PromptTooLong, QueueFull
 from orchestrator.limits import Limits
+from orchestrator.scheduling import Changes
 from tenuto.wire import (
     EffectClass,
     EventKind,
@@ -232,6 +233,19 @@ async def test_a_fault_of_the_server_itself_fails_the_one_call(server: Server) -
     server.engine.script = script
     view = await server.run(program(llm("bad"), llm("good")))
     assert errors(view) == {"bad": "internal_error"} and values(view) == {"good": "fine"}
+
+
+async def test_a_policy_that_raises_fails_calls_and_never_leaves_a_program_hanging(server: Server) -> None:
+    from tests.orchestrator.runtime.test_priorities import Recorder
+
+    class Broken(Recorder):
+        def call_ended(self, call: object, now: float) -> Changes:
+            raise ZeroDivisionError
+
+    server = await Server(policy=Broken()).start()
+    view = await server.run(program(llm("a"), llm("b", var("a"))))
+    assert errors(view) == {"a": "internal_error", "b": "skipped"}
+    await server.close()
 
 
 # -- tools --------------------------------------------------------------------------------------

@@ -85,3 +85,15 @@ async def test_statistics_learn_what_stages_take_and_requests_carry_the_expectat
         await server.run(program(llm("a", stage="write")))
     first, *_, last = server.engine.requests
     assert (first.expected_tokens, last.expected_tokens) == (0, 3)
+
+
+async def test_the_critical_path_of_a_running_program_goes_by_what_its_stages_are_expected_to_take(
+    server: Server,
+) -> None:
+    server.engine.script = lambda request: Say("x", seconds={"slow": 9.0}.get(request.stage, 1.0))
+    calls = (llm("a"), llm("b", var("a")), llm("c", var("a"), stage="slow"), llm("d", var("a"), expected_s=5.0))
+    id = await server.submit(program(*calls))
+    assert server.runtime.timeline(id, tenant=TENANT).critical_path == ("a", "d")
+    await server.follow(id)
+    id = await server.submit(program(*calls))
+    assert server.runtime.timeline(id, tenant=TENANT).critical_path == ("a", "c")
