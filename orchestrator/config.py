@@ -32,8 +32,8 @@ CONFIG_FILE = "tenuto.toml"
 ENV_PREFIX = "TENUTO_"
 NO_MODEL = "none"
 BUNDLED_MODEL = "bundled"
-CLIENT_VARIABLES = frozenset({"TENUTO_URL", "TENUTO_API_KEY", "TENUTO_CONFIG"})
-"""Read by the SDK or the command line, so no misspelt settings."""
+CLIENT_VARIABLES = frozenset({"TENUTO_URL", "TENUTO_API_KEY", "TENUTO_CONFIG", "TENUTO_CACHE"})
+"""Read by the SDK, the command line or the examples, so no misspelt settings."""
 
 
 class ConfigError(Exception):

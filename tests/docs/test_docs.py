@@ -14,6 +14,7 @@ import pytest
 import engine.protocol
 import orchestrator.engines.errors
 import orchestrator.errors
+from orchestrator.tools.failures import FailureType
 from tenuto.testing import EchoModel, override, server
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,7 @@ def fault_names() -> Iterator[str]:
             name = getattr(thing, "name", None)
             if isinstance(thing, type) and issubclass(thing, Exception) and isinstance(name, str):
                 yield name
+    yield from map(str, FailureType)
     for path in [*(ROOT / "orchestrator").rglob("*.py"), *(ROOT / "sdk" / "tenuto").rglob("*.py")]:
         yield from re.findall(r'(?:CallFailure|TaskFailure|_failed)\(\s*"([a-z_]+)"', path.read_text())
         yield from re.findall(r'ErrorValue\(\s*type="([a-z_]+)"', path.read_text())
