@@ -12,8 +12,8 @@ from examples.text_to_sql.database import Row, is_empty
 from examples.text_to_sql.linking import Linked, unused
 
 FAULTS = ("placeholder", "error", "unused", "missing", "kind", "echo", "empty")
-"""An unknown placeholder, SQL that fails, a value left out, a word that nothing in the SQL stands for, an answer of the
-wrong kind, one that says back a name of the question, nothing found. The first two end a candidate; the others only make
+"""An unknown placeholder, SQL that fails, a value left out, a word that nothing in the SQL stands for, an answer of a
+wrong kind, one that says back a name of the question, nothing found. The first two end a candidate; the others make
 it doubtful."""
 TRUST = {"": 1.0, "unused": 0.3, "missing": 0.3, "kind": 0.2, "echo": 0.2, "empty": 0.1}
 """What a candidate counts in the vote, by its fault; others count nothing."""
@@ -54,10 +54,11 @@ _CUES = [
         (r"top number1", r"LIMIT|ORDER BY"),
     ]
 ]
-"""Words that ask for something, and what SQL that does it has. Checked on the generator's own questions: gold SQL passes."""
+"""Words that ask for something, and what SQL that does it has: right SQL of the generator's questions passes."""
 _LITTLE_SENSE = re.compile(
     r"^SELECT (?:COUNT|SUM|AVG|MIN|MAX)\([^()]*\) FROM (?!\()(?:(?!GROUP BY).)* (?:ORDER BY|LIMIT) [^()]*$"
 )
+"""An order or a limit on a single number: it was meant for the rows before."""
 _ECHOED = ("country", "state", "continent", "currency", "money", "tz", "tld", "phone")
 
 

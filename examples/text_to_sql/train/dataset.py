@@ -117,6 +117,11 @@ class Generator:
         return Example(question, linked, sql, draft.shape)
 
 
+def draw_training(database: Path, count: int, seed: int) -> list[Example]:
+    """`count` training examples: a whole task for a worker process."""
+    return list(Generator(database).generate("train", count, seed))
+
+
 def split_of_shape(draft: Draft) -> bool:
     """Is the draft's shape held out? Only compositions of several parts are: each part is trained in others."""
     composed = "+" in draft.shape or draft.shape.split("/")[0] in _COMPOSED

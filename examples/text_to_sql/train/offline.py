@@ -18,7 +18,6 @@ from llguidance.hf import from_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-
 from examples.text_to_sql.database import SqlError, run_sql, vote_key
 from examples.text_to_sql.evaluate import execution_match
 from examples.text_to_sql.faults import TRUST, doubt

@@ -17,6 +17,7 @@ from examples.text_to_sql.train.dataset import Example
 from examples.text_to_sql.words import word_list
 
 _SECONDS = 0.3
+_PLACEHOLDER = re.compile(r"[a-z]+[1-9]")
 _COLUMNS = word_list(
     "name code population capital continent area_km2 currency_code currency phone_code tld country state "
     "latitude longitude timezone"
@@ -53,6 +54,11 @@ def repairs(database: Path, examples: list[Example], mistakes: list[str], rng: r
                 continue
             found.append((repair_text(example, sql, fault), example.sql))
     return found
+
+
+def thin(rng: random.Random, text: str, share: float) -> str:
+    """`text` (a linked question) without a share of its words; placeholders stay."""
+    return " ".join(word for word in text.split() if _PLACEHOLDER.fullmatch(word) or rng.random() >= share)
 
 
 def spoil(rng: random.Random, sql: str, other: str) -> str:
