@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from examples.text_to_sql.database import Cell, vote_key
+from examples.text_to_sql.faults import TRUST
 
-FIRST_BONUS, EMPTY_WEIGHT = 0.2, 0.1
-"""The greedy first candidate counts a little more than its siblings, a result that says nothing counts little."""
+FIRST_BONUS = 0.2
+"""The greedy first candidate counts a little more than its siblings."""
 SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One candidate. `written` has placeholders, `sql` has values; `fault` is "", "empty", "placeholder" or "error"."""
+    """One candidate. `written` has placeholders, `sql` has values; `fault` is "" or one of `faults.FAULTS`."""
 
     written: str
     sql: str = ""
@@ -46,14 +47,14 @@ def elect(attempts: Sequence[Attempt]) -> Answer:
     keys = [vote_key([tuple(row) for row in one.rows], "ORDER BY" in one.sql) for one in attempts]
     weights: defaultdict[str, float] = defaultdict(float)
     for index, (one, key) in enumerate(zip(attempts, keys, strict=True)):
-        if one.fault in ("", "empty"):
-            weights[key] += (EMPTY_WEIGHT if one.fault else 1.0) + (0.0 if index else FIRST_BONUS)
+        if one.fault in TRUST:
+            weights[key] += TRUST[one.fault] + (0.0 if index else FIRST_BONUS)
     if not weights:
         first = attempts[0]
         error = f"no candidate could be run; the first: {first.message or first.fault}"
         return Answer(first.sql or first.written, [], [], "I could not answer that.", 0, len(attempts), error)
     best = max(weights, key=weights.__getitem__)
-    ran = [one for one, key in zip(attempts, keys, strict=True) if key == best and one.fault in ("", "empty")]
+    ran = [one for one, key in zip(attempts, keys, strict=True) if key == best and one.fault in TRUST]
     return Answer(ran[0].sql, ran[0].columns, ran[0].rows, sentence(ran[0].rows), len(ran), len(attempts))
 
 

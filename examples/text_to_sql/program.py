@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Sequence
 
 from examples.text_to_sql.answers import Answer, Attempt, elect
-from examples.text_to_sql.database import SqlError, is_empty
+from examples.text_to_sql.database import SqlError
 from examples.text_to_sql.database import run_sql as run_select
+from examples.text_to_sql.faults import TRUST, doubt
 from examples.text_to_sql.geography import SCHEMA
 from examples.text_to_sql.linking import Linked, LinkError, restore
 from examples.text_to_sql.sql_grammar import SQL_GRAMMAR
 from examples.text_to_sql.world import database, linker
 from tenuto import Var, llm, tool, workflow
 
-CANDIDATES, REPAIRS, READINGS, ROWS = 5, 2, 3, 300
+CANDIDATES, REPAIRS, READINGS, ROWS, TEMPERATURE = 7, 2, 3, 300, 1.2
 SYSTEM = f"""Write one SQLite SELECT for the question. Places and numbers in it are placeholders such as country1 or
 number1: use them as they stand, unquoted. After <repair>, mend the query behind <bad>. The schema:\n{SCHEMA}"""
 
@@ -48,8 +49,8 @@ def run_sql(written: str, linked: Linked) -> Attempt:
         result = run_select(database(), sql, ROWS)
     except SqlError as error:
         return Attempt(written, sql, fault="error", message=str(error))
-    fault = "empty" if is_empty(result.rows) else ""
-    return Attempt(written, sql, list(result.columns), [list(row) for row in result.rows], fault)
+    rows = [list(row) for row in result.rows]
+    return Attempt(written, sql, list(result.columns), rows, doubt(linked, written, result.rows))
 
 
 @tool(effects="read")
@@ -58,14 +59,14 @@ def vote(attempts: Sequence[Attempt]) -> Answer:
 
 
 async def candidate(linked: Var[Linked], number: int) -> Attempt:
-    drawn = 0.0 if number == 0 else 0.7  # the first is greedy, its siblings differ by their seeds
+    drawn = TEMPERATURE if number else 0.0  # the first is greedy, its siblings differ by their seeds
     best = await run_sql(write_sql.options(temperature=drawn, seed=number)(linked.text), linked)
     for turn in range(REPAIRS):
         if not best.fault:
             break
-        again = repair_sql.options(temperature=0.7 * turn, seed=number)(linked.text, best.written, best.fault)
+        again = repair_sql.options(temperature=TEMPERATURE * turn, seed=number)(linked.text, best.written, best.fault)
         mended = await run_sql(again, linked)
-        best = mended if best.fault != "empty" or not mended.fault else best
+        best = mended if TRUST.get(mended.fault, 0.0) > TRUST.get(best.fault, 0.0) else best
     return best
 
 

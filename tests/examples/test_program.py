@@ -42,12 +42,12 @@ def test_candidates_are_declared_before_anything_is_awaited() -> None:
 
 def test_a_majority_of_candidates_decides() -> None:
     def write(task: ModelTask) -> str:
-        return "SELECT code FROM countries" if task.call == "write_sql" else CAPITAL
+        return CAPITAL.replace("capital", "MAX(capital)").replace("=", "<>") if task.call == "write_sql" else CAPITAL
 
     script = ScriptedModel({"write_sql": write})
     with server(), no_real_engine(), override(script):
         answer = program.answer.run(QUESTION)
-    assert (answer.rows, answer.votes, answer.candidates) == ([["Tokyo"]], 4, 5)
+    assert (answer.rows, answer.votes, answer.candidates) == ([["Tokyo"]], 6, 7)
     assert answer.sql == CAPITAL.replace("country1", "'JP'")
 
 
@@ -61,7 +61,7 @@ def test_failing_candidates_are_repaired_and_told_why() -> None:
     assert (answer.rows, answer.votes) == ([["Tokyo"]], program.CANDIDATES)
     prompts = script.prompts("repair_sql")
     assert "<repair> what is the capital of country1<bad> SELECT capital FROM nowhere<err> error" in prompts
-    assert sum("<err> empty" in prompt for prompt in prompts) == 4
+    assert sum("<err> empty" in prompt for prompt in prompts) == program.CANDIDATES - 1
 
 
 def test_repair_is_given_up_after_two_turns() -> None:
@@ -70,7 +70,7 @@ def test_repair_is_given_up_after_two_turns() -> None:
         answer = program.answer.run(QUESTION)
     assert len(script.prompts("repair_sql")) == program.CANDIDATES * program.REPAIRS
     assert answer.votes == 0
-    assert answer.error is not None and "only SELECT is allowed" in answer.error
+    assert answer.error is not None and "no such table" in answer.error
 
 
 def test_an_empty_question_is_refused_by_its_tool() -> None:
