@@ -45,10 +45,11 @@ METHOD = """\
 Reward of a pause of d seconds under TTL t, price 1: B - d if d <= t, else -t; the oracle keeps exactly when d < B.
 A cell is (set, B): sum of rewards over all its pauses and program orders / the oracle's sum. A set's figure is the mean
 of its five cells, the mean figure the mean over sets. Programs run 8 at a time in virtual time, a rule learns a pause
-when it ends. Pauses count the {half} half of the programs, fixed by a hash of the program's name; constants were
-chosen on the tuning half alone. A set counts in the goals if one TTL for each (environment, tools), chosen in
-hindsight with all its durations known, reaches {goal} of the oracle: below that the tools' names do not tell
-when a pause ends and the figure would measure the trace. The other sets are in the table, in brackets.
+when it ends. Counted are the {programs} programs. Of a file that constants were chosen on (known by its digest) a hash
+of the program's name fixes a tuning half, which alone was used, and an unseen half; of other files all are unseen.
+A set counts in the goals if one TTL for each (environment, tools), chosen in hindsight with all its durations known,
+reaches {goal} of the oracle: below that the tools' names do not tell when a pause ends and the figure would measure
+the trace. The other sets are in the table, in brackets.
 Wrong prior: the rule first learns all of one other set, under that set's environment; the worst other set counts."""
 
 
@@ -215,7 +216,7 @@ def decision_seconds(count: int, live: int, seed: int) -> dict[str, float]:
 
 
 def table(
-    half: str, titles: Sequence[str], sets: Sequence[str], shares: Mapping[tuple[str, str], Sequence[float]]
+    programs: str, titles: Sequence[str], sets: Sequence[str], shares: Mapping[tuple[str, str], Sequence[float]]
 ) -> None:
     """Print the method, and every rule's shares by set and B."""
     out = Table(
@@ -228,7 +229,7 @@ def table(
         row = [_row(shares[rule, name]) if (rule, name) in shares else "" for name in sets]
         out.add_row(rule, *row)
     console = Console(width=max(120, 30 + 44 * len(sets)))
-    console.print(METHOD.format(half=half, goal=GOAL_SET), highlight=False)
+    console.print(METHOD.format(programs=programs, goal=GOAL_SET), highlight=False)
     console.print(out)
 
 
@@ -266,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; 2 where a trace cannot be read."""
     args_parser = parser("retention", __doc__ or "")
     args_parser.add_argument("--trace", type=Path, nargs="+", default=[], help="workflow traces; else synthetic sets")
-    args_parser.add_argument("--half", choices=("measured", "tuning", "all"), default="measured")
+    args_parser.add_argument("--programs", choices=("unseen", "tuning", "all"), default="unseen")
     args = args_parser.parse_args(argv)
     at_start = conditions(args.seed, args.quick, [path for path in args.trace if path.exists()])
     try:
@@ -277,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     everything: dict[str, list[Program]] = defaultdict(list)
     for program in programs:
         everything[program.collection].append(program)
-    wanted = {"measured": (True,), "tuning": (False,), "all": (True, False)}[args.half]
+    wanted = {"unseen": (True,), "tuning": (False,), "all": (True, False)}[args.programs]
     sets = {name: half for name, of in everything.items() if (half := [p for p in of if p.measured in wanted])}
     if not sets:
         print("error: no program of the traces pauses for a tool", file=sys.stderr)
@@ -285,13 +286,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = [args.seed * 1000 + one for one in range(1 if args.quick else 5)]
     shares = compare(sets, everything, seeds)
     counted = counting(shares, sets)
-    table(args.half, [name if name in counted else f"({name})" for name in sets], list(sets), shares)
+    table(args.programs, [name if name in counted else f"({name})" for name in sets], list(sets), shares)
     speed = [
         decision_seconds(2_000 if args.quick else 10_000, 10_000, args.seed + one)
         for one in range(1 if args.quick else 5)
     ]
     detail = {
-        "method": METHOD.format(half=args.half, goal=GOAL_SET),
+        "method": METHOD.format(programs=args.programs, goal=GOAL_SET),
         "sets": {
             name: {
                 "programs": len(of),

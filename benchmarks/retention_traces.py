@@ -12,15 +12,18 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import sha256
 from kv_ttl.durations import ToolCall
 from kv_ttl.rules import Pause
 
 COLLECTIONS = {"swe-haiku": "swe-hosted", "swe-18tasks": "swe-hosted"}
 """Environments that one public collection recorded with the same kind of agent; any other stands for itself."""
+TUNED_ON = {"8da97a662019f692da502f89c5a65f77c6fa5a43bf9d710895b9d3c45d527fe2"}
+"""Digests of trace files on whose tuning half constants were chosen: only their other half may be measured."""
 PREFILL_TOKENS_PER_S, OUTPUT_TOKENS_PER_S, LONGEST_WAIT_S = 8000.0, 50.0, 120.0
 """Nominal times of calls between pauses: they only set how programs interleave."""
 
@@ -40,7 +43,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A recorded program. `pauses`: the tool calls that it waits for after an LLM call, by that call."""
+    """A recorded program. `pauses`: the tool calls that it waits for after an LLM call, by that call.
+
+    `measured`: whether it may count in a figure (False: constants were chosen on it).
+    """
 
     name: str
     environment: str
@@ -48,6 +54,7 @@ class Program:
     nodes: tuple[Node, ...]
     successors: tuple[tuple[int, ...], ...]
     pauses: Mapping[int, tuple[int, ...]]
+    measured: bool = True
 
     @staticmethod
     def of(name: str, environment: str, tenant: str, nodes: Sequence[Node]) -> Program:
@@ -63,11 +70,6 @@ class Program:
     def collection(self) -> str:
         """The set it is measured in."""
         return COLLECTIONS.get(self.environment, self.environment)
-
-    @property
-    def measured(self) -> bool:
-        """Whether it is in the measured half (False: the half that constants were tuned on). Fixed by the name."""
-        return hashlib.sha256(self.name.encode()).digest()[0] % 2 == 0
 
 
 @dataclass(slots=True)
@@ -85,14 +87,17 @@ def read(paths: Sequence[Path]) -> list[Program]:
     """The programs of workflow traces (format version 1) that pause for tools. Raises `TraceError`."""
     programs: list[Program] = []
     for path in paths:
+        tuned_on = path.exists() and sha256(path) in TUNED_ON
         opened = gzip.open if path.suffix == ".gz" else open
         try:
             with opened(path, "rt", encoding="utf-8") as lines:
                 for number, line in enumerate(lines, start=1):
                     try:
-                        programs.append(_program(json.loads(line)))
+                        program = _program(json.loads(line))
                     except (KeyError, TypeError, ValueError) as error:
                         raise TraceError(f"{path}:{number}: not a program of trace format 1: {error!r}") from error
+                    unseen = not tuned_on or hashlib.sha256(program.name.encode()).digest()[0] % 2 == 0
+                    programs.append(replace(program, measured=unseen))
         except OSError as error:
             raise TraceError(f"{path}: {error}") from error
     return [program for program in programs if program.pauses]

@@ -167,7 +167,7 @@ class DurationModel:
         self,
         *,
         pseudo_samples: float = 3.0,
-        forget: float = 0.98,
+        forget: float = 0.95,
         max_keys: int = 4096,
         max_program_keys: int = 16384,
         prior_median_s: float = 1.0,

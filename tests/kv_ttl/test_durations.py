@@ -51,17 +51,17 @@ def test_without_shrinkage_it_is_kaplan_meier(ended: list[float], running: list[
 
 
 def test_running_calls_correct_the_bias_towards_short_ones() -> None:
-    # Calls start together; half take 0.5 s, half 100 s. After 64 s only the short ones have ended.
+    # A call starts every second; half take 0.5 s, half 100 s. In the first 64 s only the short ones end.
     naive, model = DurationModel(), DurationModel()
-    for number in range(40):
-        model.started(number, TEST, 0.0)
-    for number in range(0, 40, 2):
-        model.returned(number, 0.5)
-        naive.observe(TEST, 0.5)
+    for number in range(64):
+        model.started(number, TEST, float(number))
+        if number % 2:
+            model.returned(number, number + 0.5)
+            naive.observe(TEST, 0.5)
     model.advance(64.0)
-    assert forecast(naive, TEST).probability(32.0) > 0.97
-    # The long ones were heard of last, so they weigh somewhat more.
-    assert 0.3 < forecast(model, TEST).probability(32.0) < 0.55
+    assert model.running == 32
+    assert forecast(naive, TEST).probability(16.0) > 0.95
+    assert 0.4 < forecast(model, TEST).probability(16.0) < 0.65
 
 
 def test_hung_calls_are_believed_in_proportion_and_not_forever() -> None:
