@@ -20,12 +20,12 @@ from examples.text_to_sql.database import Cell, Row, SqlError, run_sql
 
 TOLERANCE = 1e-6
 _ROW_LIMIT = 50_000
-_SECONDS = 10.0
+_SECONDS, _GOLD_SECONDS = 10.0, 120.0
 
 
 def execution_match(database: Path, gold: str, predicted: str, order_matters: bool) -> bool:
     """Does `predicted` give the result of `gold`? Raises `SqlError` where the gold query itself fails."""
-    wanted = run_sql(database, gold, _ROW_LIMIT, _SECONDS)
+    wanted = run_sql(database, gold, _ROW_LIMIT, _GOLD_SECONDS)
     try:
         got = run_sql(database, predicted, _ROW_LIMIT, _SECONDS)
     except SqlError:
