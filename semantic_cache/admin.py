@@ -93,7 +93,7 @@ def _category_stats(state: CacheState, number: int, counts: CategoryCounts) -> C
         expected_error=estimate.expected_error,
         error_bound=estimate.error_bound,
         error_target=policy.error_target,
-        labels=estimate.labels,
+        labels=state.calibrator.labels(name),
         from_defaults=estimate.from_defaults,
         saved_s=counts.saved_s,
         saved_tokens=counts.saved_tokens,

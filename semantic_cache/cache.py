@@ -189,7 +189,10 @@ class SemanticCache:
         whose = "" if category.sharing is Sharing.TENANT else repr(request.principal)
         key = b"%b|%d|%b" % (ticket.keys.exact, ticket.bumps if request.tags else 0, whose.encode())
         while (flight := self._flights.lead(key)) is None:
-            landed = await self._flights.follow(key)
+            try:
+                landed = await self._flights.follow(key)
+            except TimeoutError:
+                return None
             if self._state.stale(request.tenant, request.tags, ticket.bumps):
                 return None
             if isinstance(landed, Hit):
@@ -200,8 +203,6 @@ class SemanticCache:
                     landed.prompt_tokens + landed.output_tokens,
                 )  # fmt: skip
             self._open_or_raise()
-            if key in self._flights:  # waited long enough
-                return None
         ticket.flight = flight
         return None
 

@@ -28,8 +28,9 @@ WIDTH = (HIGH - LOW) / BINS
 NEVER = 1.01
 """A threshold that no similarity reaches."""
 
-_ANCHOR = 0.85
-_X = LOW + WIDTH * (np.arange(BINS) + 0.5) - _ANCHOR
+_SLACK = 0.02  # keeps the logarithm finite at similarity 1
+_ANCHOR = -math.log(1 + _SLACK - 0.85)
+_X = -np.log(1 + _SLACK - (LOW + WIDTH * (np.arange(BINS) + 0.5))) - _ANCHOR
 _ENTRY_LABELS = 16
 _TRAFFIC_PRIOR = 5.0
 Floats = NDArray[np.float64]
@@ -42,17 +43,19 @@ def bin_of(similarity: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed before any label: log odds of a wrong hit = `intercept` + `slope` * (similarity - 0.85).
+    """What is believed before any label: the odds of a wrong hit fall with a power of the distance to the question.
+
+    log odds = `intercept` + `slope` * (closeness - closeness at similarity 0.85), closeness = -log(1.02 - similarity).
 
     The defaults describe short English questions under the bundled embedder; for another embedder give a wide one
     (`intercept_sd`, `slope_sd`). `category_sd`, `entry_sd`: spread of log odds between categories, and between
     entries of one. `bin_labels`: how many labels the curve is worth in each bin.
     """
 
-    intercept: float = -2.8
-    slope: float = -9.0
+    intercept: float = -3.05
+    slope: float = -2.5
     intercept_sd: float = 0.5
-    slope_sd: float = 3.0
+    slope_sd: float = 0.7
     category_sd: float = 1.0
     entry_sd: float = 1.5
     bin_labels: float = 3.0
@@ -92,7 +95,9 @@ class Calibrator:
 
     `confidence`: of the upper bound that must meet the error target. `budget`: None holds every category to its
     own target; a share allocates one budget over all of them, for the most hits, with no category above its
-    target at overload. `half_life`: labels after which older ones of a category count half.
+    target at overload. `half_life`: labels after which older ones of a category count half. Fewer than
+    `trust_labels` over all lower no threshold under its default; fewer than `doubt_labels` of a category do not take
+    its default away as long as they do not speak against it.
     """
 
     def __init__(
@@ -100,11 +105,12 @@ class Calibrator:
         policies: Mapping[str, Category],
         *,
         prior: Prior | None = None,
-        confidence: float = 0.85,
+        confidence: float = 0.95,
         budget: float | None = None,
         half_life: float = 4000.0,
         every: int = 50,
         doubt_labels: float = 30.0,
+        trust_labels: float = 100.0,
     ) -> None:
         self._policies = dict(policies)
         self._names = list(self._policies)
@@ -115,6 +121,7 @@ class Calibrator:
         self._half_life = half_life
         self._every = every
         self._doubt_labels = doubt_labels
+        self._trust_labels = trust_labels
         self._counts = {n: _Counts(np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)) for n in self._names}
         self._entries: dict[int, tuple[float, tuple[tuple[float, bool], ...]]] = {}
         self._curve = np.concatenate([[self._prior.intercept, self._prior.slope], np.zeros(len(self._names))])
@@ -125,9 +132,12 @@ class Calibrator:
     # -- evidence -------------------------------------------------------------------------------
 
     def effective(self, similarity: float, entry: int) -> float:
-        """The similarity as this entry's own labels make it count: an entry that was wrong needs a closer match."""
-        shift = self._entries.get(entry)
-        return similarity if shift is None else similarity - shift[0]
+        """The similarity as this entry's own labels make it count: an entry that was wrong needs a closer match.
+
+        Its distances are stretched by a factor, so that its odds of being wrong come out on the common curve.
+        """
+        stretch = self._entries.get(entry)
+        return similarity if stretch is None else 1 + _SLACK - (1 + _SLACK - similarity) * stretch[0]
 
     def seen(self, category: str, effective: float) -> None:
         """Count a lookup of this category whose best candidate had this effective similarity."""
@@ -157,18 +167,18 @@ class Calibrator:
 
     def _label_entry(self, category: str, entry: int, similarity: float, right: bool) -> None:
         """The entry's log odds given its labels: the mode under a normal prior, by Newton's steps."""
-        _, labels = self._entries.get(entry, (0.0, ()))
+        _, labels = self._entries.get(entry, (1.0, ()))
         labels = (*labels, (similarity, right))[-_ENTRY_LABELS:]
         base = self._curve[0] + self._curve[2 + self._number[category]]
         slope, precision, mode = self._curve[1], self._prior.entry_sd**-2, 0.0
         for _ in range(8):
             gradient, curvature = -mode * precision, precision
             for s, was_right in labels:
-                p = _sigmoid(base + slope * (s - _ANCHOR) + mode)
+                p = _sigmoid(base + slope * (-math.log(max(1 + _SLACK - s, 1e-3)) - _ANCHOR) + mode)
                 gradient += (not was_right) - p
                 curvature += p * (1 - p)
             mode += gradient / curvature
-        self._entries[entry] = (min(0.3, max(-0.05, mode / -slope)), labels)
+        self._entries[entry] = (math.exp(min(1.5, max(-0.3, mode / -slope))), labels)
 
     # -- thresholds -----------------------------------------------------------------------------
 
@@ -180,6 +190,11 @@ class Calibrator:
     def estimate(self, category: str) -> CategoryEstimate:
         """The estimate in force."""
         return self._estimates[category]
+
+    def labels(self, category: str) -> float:
+        """Labels of a category so far, older ones counted less."""
+        counts = self._counts[category]
+        return float(counts.right.sum() + counts.wrong.sum())
 
     def recalibrate(self) -> None:
         """Fit the curve, bound the tails and set every category's thresholds."""
@@ -204,7 +219,10 @@ class Calibrator:
         counts = self._counts[category.name]
         start = bin_of(category.similarity)
         labels = counts.right + counts.wrong
-        threshold = NEVER if lowest == BINS else max(category.floor, LOW + WIDTH * lowest)
+        floor = category.floor
+        if sum(c.right.sum() + c.wrong.sum() for c in self._counts.values()) < self._trust_labels:
+            floor = category.similarity  # the prior alone lowers nothing
+        threshold = NEVER if lowest == BINS else max(floor, LOW + WIDTH * lowest)
         doubt = (
             labels[max(0, start - 10) :].sum() < self._doubt_labels
             and tails.mean[i, start] <= category.error_target
@@ -212,7 +230,7 @@ class Calibrator:
         )
         if doubt:  # too few labels to confirm the default, and none that speak against it
             threshold = category.similarity
-        overload = threshold if relaxed == BINS else min(threshold, max(category.floor, LOW + WIDTH * relaxed))
+        overload = threshold if relaxed == BINS else min(threshold, max(floor, LOW + WIDTH * relaxed))
         if category.error_at_overload == category.error_target:
             overload = threshold
         b = min(BINS - 1, bin_of(threshold))
@@ -277,7 +295,7 @@ class Calibrator:
             hessian[own, own] += weight.sum(1)
             hessian = np.triu(hessian) + np.triu(hessian, 1).T
             curve = curve + np.clip(np.linalg.solve(hessian, gradient), -5, 5)
-        curve[1] = min(curve[1], -1.0)  # closer is never worse
+        curve[1] = min(curve[1], -0.3)  # closer is never worse
         self._curve = curve
         odds = curve[0] + curve[1] * _X + curve[2:, None]
         return 1 / (1 + np.exp(-np.clip(odds, -30, 30))), np.linalg.inv(hessian)

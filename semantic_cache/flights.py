@@ -31,9 +31,6 @@ class Flights(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._flights
-
     def lead(self, key: bytes) -> Flight[T] | None:
         """Become the leader of `key`; None when someone else is."""
         if key in self._flights:
@@ -43,7 +40,10 @@ class Flights(Generic[T]):
         return flight
 
     async def follow(self, key: bytes) -> T | None:
-        """Wait for the leader of `key`: its result, or None when it failed, took too long or is not there."""
+        """Wait for the leader of `key`: its result, or None when it failed or is not there.
+
+        Raises TimeoutError after the longest wait.
+        """
         flight = self._flights.get(key)
         if flight is None:
             return None
@@ -51,8 +51,6 @@ class Flights(Generic[T]):
         try:
             async with asyncio.timeout(self._wait_s):
                 return await asyncio.shield(flight.done)
-        except TimeoutError:
-            return None
         finally:
             flight.waiting -= 1
 

@@ -21,7 +21,7 @@ _TOKEN = re.compile(
     r"|(?P<mixed>\w+(?:[.\-]\w+)*)"
     r"|(?P<sign>[$€£¥%])|(?P<operator>[<>=!]=?|[+*/^&|~]|(?<=\s)-(?=\s))|(?P<stop>[.?!:;\n])"
 )
-_IDENTIFIER = re.compile(r"_|[a-z0-9][A-Z]|\w\.\w|\(\)$")
+_IDENTIFIER = re.compile(r"_|[a-z0-9][A-Z]|\w\.\w|[^\W\d]\d|\d[^\W\d]|\(\)$")
 _SUFFIXES = ("s", "n", "an", "ian", "ese", "ish", "i", "es")
 
 
@@ -254,8 +254,10 @@ def _entities(asked: Signature, cached: Signature) -> _Difference:
 
 def _words(asked: Signature, cached: Signature, synonyms: tuple[frozenset[str], ...]) -> _Difference:
     def partners(a: str, b: str) -> bool:
-        la, lb = lemma(a), lemma(b)
-        return la == lb or _related(a, b) or any(la in group and lb in group for group in (*synonyms, *_near(la)))
+        one, other = stems(a), stems(b)
+        if one & other or _related(a, b):
+            return True
+        return any(one & group and other & group for group in (*synonyms, *_near(one)))
 
     lost = _without_partner(asked.content, cached.content, partners)
     new = _without_partner(cached.content, asked.content, partners)
@@ -266,15 +268,16 @@ def _without_partner(words: frozenset[str], others: frozenset[str], same: Callab
     return sorted(w for w in words - others if not any(same(w, other) for other in others))
 
 
-def lemma(word: str) -> str:
-    """The word without its plural ending."""
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 4 and word.endswith(("ses", "xes", "ches", "shes", "zes")):
-        return word[:-2]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
+def stems(word: str) -> frozenset[str]:
+    """The word, and what it may be the plural of: cases of case, cities of city, boxes of box."""
+    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return frozenset((word,))
+    found = {word, word[:-1]}
+    if word.endswith("es"):
+        found.add(word[:-2])
+    if word.endswith("ies"):
+        found.add(word[:-3] + "y")
+    return frozenset(found)
 
 
 def _related(a: str, b: str) -> bool:
@@ -291,12 +294,12 @@ for _group in lexicon.SYNONYMS:
         _GROUPS.setdefault(_member, []).append(_group)
 
 
-def _near(word: str) -> list[frozenset[str]]:
-    return _GROUPS.get(word, [])
+def _near(words: frozenset[str]) -> list[frozenset[str]]:
+    return [group for word in words for group in _GROUPS.get(word, ())]
 
 
 def _known(word: str) -> bool:
-    return lemma(word) in _GROUPS or word in lexicon.UNITS
+    return not stems(word).isdisjoint(_GROUPS) or word in lexicon.UNITS
 
 
 _CHECKS: dict[Guard, Callable[[Signature, Signature], _Difference]] = {

@@ -106,8 +106,8 @@ ORDER_WORDS: dict[str, str] = {
         "ascending": "ascending asc increasing",
         "descending": "descending desc decreasing",
         "gain": "increase increased increases rise rises rose rising grow grows grew growing growth gain gained gains",
-        "loss": "decrease decreased decreases fall falls fell falling shrink shrinks shrank shrinking drop drops dropped "
-        "loss lost loses decline declined declines",
+        "loss": "decrease decreased decreases fall falls fell falling shrink shrinks shrank shrinking drop drops "
+        "dropped loss lost loses decline declined declines",
         "between": "between",
         "only": "only solely exclusively just",
         "on": "enable enabled activate activated unlock unlocked open opened start started install installed",

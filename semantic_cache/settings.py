@@ -23,6 +23,6 @@ class CacheSettings:
     reports_per_minute: float = 10.0
     judged_per_minute: float = 600.0
     prior: Prior = field(default_factory=Prior)
-    confidence: float = 0.85
+    confidence: float = 0.95
     error_budget: float | None = None
     learn_categories: bool = True
