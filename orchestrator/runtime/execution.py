@@ -21,7 +21,7 @@ from orchestrator.runtime.services import Services
 from orchestrator.scheduling import EndedCall, ReadyCall
 from orchestrator.tools import CallFailure, FailureType, ToolRun
 from orchestrator.tools.values import accept_result
-from tenuto.wire import ErrorValue, FunctionCall, LLMCall, Retry, ToolSpec
+from tenuto.wire import Call, ErrorValue, FunctionCall, LLMCall, Retry
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,26 @@ class Execution:
         """Run a call whose inputs are there and whose turn it is, in a task of its own."""
         run.task = asyncio.get_running_loop().create_task(self._run(program, run))
 
+    def take_up(self, program: Program) -> None:
+        """Go on with a program that was replayed: run again what was running, unless its effect forbids that."""
+        for run in [*program.calls.values()]:
+            if run.state is not CallState.READY or run.task is not None:
+                continue
+            if run.intended and not self._rerunnable(program, run):
+                message = "the server stopped while the call ran: whether it took effect is unknown"
+                failure = CallFailure(FailureType.EFFECT_UNKNOWN, message)
+                program.fail(run, failure.error(run.call.id, run.runs), run.facts())
+            elif program.effects.may_start(run.call.id):
+                self.launch(program, run)
+
     async def _run(self, program: Program, run: CallRun) -> None:
         call = run.call
         try:
             if isinstance(call, LLMCall):
-                await self._attempts(program, run, call.retry, self._generation(program, run, call))
+                await self._attempts(program, run, self._generation(program, run, call))
             else:
-                spec = self._services.workers.spec(program.tenant, program.toolset, call.tool)
-                retry = call.retry if spec is None or "retry" in call.model_fields_set else spec.retry
                 await self._intend(program, run)
-                await self._attempts(program, run, retry, self._function(program, run, call, spec))
+                await self._attempts(program, run, self._function(program, run, call))
         except JournalUnavailable:
             pass  # the runtime has stopped every program and told its readers
         except Exception as error:
@@ -64,7 +74,7 @@ class Execution:
             run.intended = True
             await program.host.record(Intent(program.id, run.call.id)).committed()
 
-    async def _attempts(self, program: Program, run: CallRun, retry: Retry, attempt: Attempt) -> None:
+    async def _attempts(self, program: Program, run: CallRun, attempt: Attempt) -> None:
         """Attempts until one succeeds or none is left."""
         limits = self._services.limits
         while True:
@@ -73,6 +83,7 @@ class Execution:
                 value, encoded = await attempt()
             except CallFailure as failure:
                 error = failure.error(run.call.id, run.runs)
+                retry = self._retry(program, run.call)
                 if failure.lost and run.losses < limits.lost_reruns and self._rerunnable(program, run):
                     run.losses += 1
                     wait_s = _wait_s(Retry(), run.losses)
@@ -107,15 +118,20 @@ class Execution:
         call = run.call
         return isinstance(call, LLMCall) or call.idempotent or not program.effects.has_effect(call.id)
 
+    def _retry(self, program: Program, call: Call) -> Retry:
+        """What the call itself says, else what its tool says."""
+        if isinstance(call, LLMCall) or "retry" in call.model_fields_set:
+            return call.retry
+        spec = self._services.workers.spec(program.tenant, program.toolset, call.tool)
+        return call.retry if spec is None else spec.retry
+
     def _generation(self, program: Program, run: CallRun, call: LLMCall) -> Attempt:
         return lambda: Generation(self._services, program, run, call).generate()
 
-    def _function(self, program: Program, run: CallRun, call: FunctionCall, spec: ToolSpec | None) -> Attempt:
-        return lambda: self._call_tool(program, run, call, spec)
+    def _function(self, program: Program, run: CallRun, call: FunctionCall) -> Attempt:
+        return lambda: self._call_tool(program, run, call)
 
-    async def _call_tool(
-        self, program: Program, run: CallRun, call: FunctionCall, spec: ToolSpec | None
-    ) -> tuple[JsonValue, bytes]:
+    async def _call_tool(self, program: Program, run: CallRun, call: FunctionCall) -> tuple[JsonValue, bytes]:
         """One attempt of a function call: arguments out, result in. Cancelling takes the task back."""
         services = self._services
         try:
@@ -132,7 +148,7 @@ class Execution:
             toolset=program.toolset or "",
             arguments=arguments,
             attempt=run.runs,
-            timeout_s=call.timeout_s or (spec.timeout_s if spec is not None else None),
+            timeout_s=call.timeout_s,
             traceparent=trace.traceparent,
         )
         error_type: str | None = "cancelled"

@@ -62,6 +62,10 @@ class Host(Protocol):
         """The program has ended: every call is in a final state."""
         ...
 
+    def end_durable(self, program: Program) -> None:
+        """The world has been told of the program's end: it can be read from the journal from now on."""
+        ...
+
 
 class Program:
     """A program from its acceptance to its end.
@@ -329,6 +333,7 @@ class Program:
     def _show_end(self) -> None:
         if self.outcome is not None:
             self.status = self.outcome
+        self.host.end_durable(self)
 
     def stop_idle_timer(self) -> None:
         """The client has come back, or is no longer waited for."""

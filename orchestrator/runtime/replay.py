@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
+from dag.graph import CallStateError
 from dag.limits import GraphLimits
 from orchestrator.journal import Accepted, Commit, Ended, Extended, Failed, Intent, Record, Written
 from orchestrator.runtime.calls import CallRun
@@ -19,10 +20,7 @@ from tenuto.wire import ErrorValue, EventKind, ProgramStatus, ProgramSubmission
 
 ProgramMaker = Callable[[Accepted, ProgramSubmission, Host], Program]
 
-
 _NO_LIMITS = GraphLimits(*(sys.maxsize for _ in fields(GraphLimits)))
-
-
 _CANCELLED = ErrorValue(type=FailureType.CANCELLED, message="the program was cancelled")
 
 
@@ -48,17 +46,30 @@ class _PastHost:
     def ended(self, program: Program) -> None:
         return
 
+    def end_durable(self, program: Program) -> None:
+        return
+
+
+class UnreadableProgram(ValueError):
+    """The journal's records of a program make none: another version wrote them, or the file was changed."""
+
 
 def replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) -> Program:
     """The program as its records leave it; give it a live host before going on.
 
-    What was accepted once is not measured against today's limits; what comes later is. Raises ValueError if the
-    records are not those of one program.
+    What was accepted once is not measured against today's limits; what comes later is. Raises UnreadableProgram.
     """
+    try:
+        return _replay(records, make, limits)
+    except (ValueError, LookupError, CallStateError) as error:
+        raise UnreadableProgram(f"the records of program {records[0].program!r} make none: {error}") from error
+
+
+def _replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) -> Program:
     past = _PastHost()
     first, *rest = records
     if not isinstance(first, Accepted):
-        raise ValueError(f"the journal holds no acceptance of program {first.program!r}")
+        raise ValueError("the acceptance is missing")
     submission = first.parse()
     program = make(first, submission, past)
     program.holds_end = True
@@ -72,7 +83,7 @@ def replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) -
             program.calls[record.call].intended = True
             continue
         if isinstance(record, Accepted):
-            raise ValueError(f"the journal holds two acceptances of program {first.program!r}")
+            raise ValueError("it was accepted twice")
         past.time_s = record.at_s
         program.log.jump(record.seq)
         match record:

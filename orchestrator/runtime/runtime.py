@@ -29,22 +29,21 @@ from orchestrator.errors import (
 from orchestrator.journal import Accepted, Commit, Extended, Journal, Record
 from orchestrator.limits import Limits
 from orchestrator.runtime import admission, views
-from orchestrator.runtime.calls import CallRun, CallState
+from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.execution import Execution
 from orchestrator.runtime.ids import ProgramIds
 from orchestrator.runtime.priorities import Priorities
 from orchestrator.runtime.program import Growth, Host, Program
-from orchestrator.runtime.replay import replay
+from orchestrator.runtime.replay import UnreadableProgram, replay
 from orchestrator.runtime.services import Services
 from orchestrator.runtime.shelf import Shelf
 from orchestrator.scheduling import Policy, ProgramArrival, StageStatistics
 from orchestrator.telemetry import NullTelemetry, ProgramTrace, Telemetry, parse_traceparent
-from orchestrator.tools import CallFailure, FailureType, WorkerPool
+from orchestrator.tools import FailureType, WorkerPool
 from tenuto.wire import (
     ErrorValue,
     Event,
     EventKind,
-    FunctionCall,
     GraphExtension,
     Page,
     ProgramStatus,
@@ -107,9 +106,8 @@ class Runtime:
         for id in await self._journal.unfinished():
             try:
                 program = replay(await self._journal.records(id), self._remake, self._limits.graph())
-            except (InvalidGraph, ValueError, KeyError):
-                # one program that this version cannot read must not keep the others from going on
-                log.exception("program %s cannot be taken up from the journal; it stays there", id)
+            except UnreadableProgram:  # must not keep the others from going on
+                log.exception("program %s cannot be taken up; it stays in the journal", id)
             else:
                 self._go_on(program)
 
@@ -148,17 +146,7 @@ class Runtime:
         self._live_calls += len(program.calls)
         self._adopt(program)
         log.info("program %s goes on: %d calls left", program.id, program.unfinished)
-        for run in [*program.calls.values()]:
-            if run.state is not CallState.READY or not program.effects.may_start(run.call.id):
-                continue
-            call = run.call
-            if run.intended and isinstance(call, FunctionCall) and not call.idempotent:
-                message = "the server stopped while the call ran: whether it took effect is unknown"
-                program.fail(
-                    run, CallFailure(FailureType.EFFECT_UNKNOWN, message).error(call.id, run.runs), run.facts()
-                )
-            elif run.task is None:
-                self.launch(program, run)
+        self._execution.take_up(program)
         program.settle()
 
     @property
@@ -331,6 +319,8 @@ class Runtime:
         self._services.priorities.program_ended(program.id)
         error = program.error.type if program.error is not None else None
         program.trace.end(self._clock.wall(), error)
+
+    def end_durable(self, program: Program) -> None:
         self._shelf.end(program)
 
     # -- acceptance -----------------------------------------------------------------------------
@@ -440,7 +430,10 @@ class Runtime:
         """A program in memory or in the journal. Raises NotFound, JournalUnavailable."""
         program = self._shelf.get(id)
         if program is None and (records := await self._journal.records(id)):
-            program = replay(records, self._recall, self._limits.graph())
+            try:
+                program = replay(records, self._recall, self._limits.graph())
+            except UnreadableProgram as error:
+                raise JournalUnavailable(str(error)) from error
             self._shelf.put_recalled(program)
         if program is None or program.tenant != tenant:
             raise NotFound(f"there is no program {id!r}")

@@ -33,7 +33,7 @@ from tenuto.wire import (
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
-    """One attempt of a function call. `timeout_s` runs from the moment a worker is given the task."""
+    """One attempt of a function call. `timeout_s` runs from the moment a worker is given the task; None: the tool's."""
 
     program: str
     call: str
@@ -250,6 +250,11 @@ class WorkerPool:
 
     def _give(self, worker: Worker, job: Job) -> None:
         job.stop_timer()
+        if job.timeout_s is None and isinstance(job.message, FunctionTask):
+            # the tool's own timeout, as the worker that runs it declares it
+            spec = worker.tool(job.message.tool)
+            job.timeout_s = spec.timeout_s if spec is not None else None
+            job.message = job.message.model_copy(update={"timeout_s": job.timeout_s})
         worker.take(job)
         if job.timeout_s is not None:
             job.timer = asyncio.get_running_loop().call_later(job.timeout_s, self._expire, job)

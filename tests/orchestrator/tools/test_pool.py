@@ -201,6 +201,21 @@ async def test_a_timeout_starts_with_the_worker_and_takes_the_task_back() -> Non
     assert worker.answer(task.task, "late")[0].task == task.task
 
 
+async def test_a_task_without_a_timeout_takes_its_tools_own_from_the_worker_that_runs_it() -> None:
+    pool = make_pool()
+    task = ask(pool)
+    await asyncio.sleep(5.0)
+    spec = ToolSpec(name="f", timeout_s=10.0)
+    worker = pool.register(WorkerRegistration(toolset="set", tools=(spec,)), "default")
+    stream = pool.tasks(worker.id)
+    message = await anext(stream)
+    assert isinstance(message, FunctionTask) and message.timeout_s == 10.0
+    with pytest.raises(CallFailure, match="10 s"):
+        await task
+    assert asyncio.get_running_loop().time() == pytest.approx(15.0)
+    await stream.aclose()
+
+
 async def test_a_cancelled_run_takes_its_task_back_or_leaves_the_queue() -> None:
     pool = make_pool()
     worker = Client(pool, "f", concurrency=1)
