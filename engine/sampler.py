@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.protocol import EngineError, InvalidGrammar, NumericalFault
+from engine.protocol import EngineError, InvalidGrammar, NumericalFault, SamplingParams
 from engine.sequence import Sequence
 
 _MASK64 = (1 << 64) - 1
+_CANDIDATES = 256
 
 
 def uniform(seed: int, position: int) -> float:
@@ -77,30 +78,44 @@ def _constrain(logits: Tensor, sequences: Seq[Sequence], errors: dict[int, Engin
 def _draw(logits: Tensor, rows: list[int], sequences: Seq[Sequence]) -> list[int]:
     """One token for each of `rows` by inverting the cumulative distribution at a seeded uniform number."""
     chosen = [sequences[row].sampling for row in rows]
-
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, device=logits.device).unsqueeze(1)
-
-    probabilities = (logits[rows] / column([p.temperature for p in chosen])).softmax(1)
-    if any(p.top_k or p.top_p < 1 for p in chosen):
-        ranked, order = probabilities.sort(dim=1, descending=True, stable=True)
-        size = ranked.shape[1]
-        ranks = torch.arange(size, device=logits.device)
-        ranked = ranked.masked_fill_(ranks >= column([float(p.top_k or size) for p in chosen]), 0.0)
-        before = ranked.cumsum(1) - ranked
-        limit = column([p.top_p if p.top_p < 1 else math.inf for p in chosen]) * ranked.sum(1, keepdim=True)
-        ranked = ranked.masked_fill_(before >= limit, 0.0)
-        # Back in vocabulary order: a row must not be drawn from in another order because its neighbour needs ranks.
-        probabilities = probabilities.scatter_(1, order, ranked)
+    probabilities = (logits[rows] / _column([p.temperature for p in chosen], logits)).softmax(1)
+    truncated = [row for row, p in enumerate(chosen) if p.top_k or p.top_p < 1]
+    if truncated:
+        probabilities[truncated] = _truncate(probabilities[truncated], [chosen[row] for row in truncated])
     if any(p.min_p for p in chosen):
-        least = column([p.min_p for p in chosen]) * probabilities.amax(1, keepdim=True)
+        least = _column([p.min_p for p in chosen], logits) * probabilities.amax(1, keepdim=True)
         probabilities = probabilities.masked_fill_(probabilities < least, 0.0)
+    # Always in the order of the vocabulary: how a row is drawn must not depend on what its neighbours ask for.
     cumulative = probabilities.double().cumsum(1)
-    points = torch.tensor(
-        [uniform(sequences[row].sampling.seed, sequences[row].generated) for row in rows],
-        dtype=torch.float64,
-        device=logits.device,
-    ).unsqueeze(1)
+    numbers = [uniform(sequences[row].sampling.seed, sequences[row].generated) for row in rows]
+    points = torch.tensor(numbers, dtype=torch.float64, device=logits.device).unsqueeze(1)
     picks = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
     tokens: list[int] = picks.flatten().tolist()
     return tokens
+
+
+def _truncate(probabilities: Tensor, chosen: Seq[SamplingParams]) -> Tensor:
+    """Keep the top_k most probable tokens of each row, and of these the fewest that make up the share top_p.
+
+    Tokens that are as probable as the last one kept are kept too. Most rows need a few candidates only: all are ranked
+    when a row's candidates do not reach its share.
+    """
+    size = probabilities.shape[1]
+    counts = [min(p.top_k or size, size) for p in chosen]
+    top_k, top_p = _column(counts, probabilities), _column([p.top_p for p in chosen], probabilities)
+    width = min(max(count if count < size else _CANDIDATES for count in counts), size)
+    while True:
+        ranked = probabilities.topk(width, dim=1).values
+        ranked = ranked.masked_fill_(torch.arange(width, device=ranked.device) >= top_k, 0.0)
+        upto = ranked.cumsum(1)
+        share = top_p * torch.where(top_k < size, upto[:, -1:], 1.0)
+        if width == size or bool(((top_k <= width) | (upto[:, -1:] >= share)).all()):
+            break
+        width = size
+    kept = (ranked > 0) & ((upto - ranked < share) | (top_p == 1.0))
+    last = kept.sum(1, keepdim=True).sub_(1).clamp_(min=0)
+    return probabilities.masked_fill_(probabilities < ranked.gather(1, last), 0.0)
+
+
+def _column(values: Seq[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device).unsqueeze(1)

@@ -65,6 +65,25 @@ def test_top_p_is_a_share_of_what_top_k_left() -> None:
     assert set(draws(temperature=1.0, top_k=2, top_p=top[0].item() + 0.01)) == {0, 4}
 
 
+def test_truncation_ranks_as_many_candidates_as_it_needs() -> None:
+    flat = torch.zeros(1, 3_000)
+    flat[0, 7] = 0.001
+    drawn = {sample(flat.clone(), [sequence(temperature=1.0, top_p=0.5, seed=seed)])[0] for seed in range(300)}
+    assert len(drawn) > 200, "only the first candidates were considered"
+    steep = torch.arange(3_000, 0, -1).float().repeat(2, 1) * 0.05
+    for seed in range(100):
+        rows = [sequence(temperature=1.0, top_p=0.9, seed=seed), sequence(temperature=1.0, top_k=2_000, seed=seed)]
+        together = sample(steep.clone(), rows)
+        assert together == [sample(steep[:1].clone(), [row])[0] for row in rows]
+        assert isinstance(together[0], int) and together[0] <= 46, "0.9 of the mass is in the first 46 tokens"
+
+
+def test_tokens_as_probable_as_the_last_kept_stay() -> None:
+    tied = torch.tensor([[1.0, 2.0, 1.0, 1.0, 0.0]])
+    drawn = {sample(tied.clone(), [sequence(temperature=1.0, top_k=2, seed=seed)])[0] for seed in range(200)}
+    assert drawn == {0, 1, 2, 3}
+
+
 def test_min_p() -> None:
     kept = LOGITS.clone()
     kept[LOGITS.softmax(0) < 0.3 * LOGITS.softmax(0).max()] = -math.inf
