@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from engine.protocol import QueueFull
 from orchestrator.limits import Limits
 from orchestrator.runtime.gate import Gate
+from orchestrator.scheduling import Changes, ProgramArrival
 from orchestrator.virtual_time import run_virtually
 from tenuto.wire import EventKind, ProgramStatus
 from tests.orchestrator.runtime.support import TENANT, Break, Hang, Say, ScriptedEngine, Server, llm, program
+from tests.orchestrator.runtime.test_priorities import Recorder
 
 operations = st.lists(
     st.tuples(st.sampled_from(["enter", "leave", "cancel", "change"]), st.integers(0, 3), st.integers(0, 5)),
@@ -71,6 +73,43 @@ async def test_a_turn_that_came_to_one_who_is_leaving_goes_to_the_next() -> None
     first.cancel()  # in the same step in which its turn came
     await asyncio.sleep(1)
     assert second.done() and gate.held == 0
+
+
+async def test_one_who_leaves_after_a_change_of_its_key_is_forgotten_too() -> None:
+    gate = Gate(1)
+    await gate.enter("p", (0.0,))
+    first, second = (asyncio.create_task(gate.enter(name, (1.0,))) for name in ("a", "b"))
+    await asyncio.sleep(0)
+    gate.reprioritize({"a": (0.5,)})
+    first.cancel()
+    await asyncio.sleep(0)
+    gate.leave()
+    await asyncio.sleep(0)
+    assert second.done() and gate.held == 0
+
+
+async def test_a_changed_key_moves_the_calls_that_are_held_back() -> None:
+    class Demoting(Recorder):
+        """Each program that arrives sends all earlier ones behind it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.programs: list[str] = []
+
+        def program_arrived(self, program: ProgramArrival, now: float) -> Changes:
+            demoted = dict.fromkeys(self.programs, (9.0,))
+            self.programs.append(program.program)
+            return demoted
+
+    server = await Server(limits=Limits(engine_calls=1), policy=Demoting()).start()
+    server.engine.script = lambda request: Say("x", seconds=10.0)
+    ids = [await server.submit(program(llm(name))) for name in ("a", "b")]
+    await asyncio.sleep(1)  # "a" is inside, "b" is held
+    ids.append(await server.submit(program(llm("c"))))
+    for id in ids:
+        await server.follow(id)
+    assert [request.call for request in server.engine.requests] == ["a", "c", "b"]
+    await server.close()
 
 
 async def test_a_program_wider_than_the_engines_queue_neither_overflows_it_nor_fails() -> None:

@@ -64,6 +64,17 @@ async def test_time_in_the_client_between_calls_is_the_clients(server: Server) -
     assert covered == pytest.approx(timeline.seconds)
 
 
+async def test_seconds_of_cancelled_calls_are_counted_once(server: Server) -> None:
+    server.engine.script = lambda request: Say("one two", seconds=100.0)
+    server.worker(slow=lambda: asyncio.sleep(100.0))
+    id = await server.submit(program(llm("a"), function("t", "slow"), llm("b", var("a"))))
+    await asyncio.sleep(7.0)
+    await server.runtime.cancel(id, tenant=TENANT)
+    await asyncio.sleep(1.0)
+    timeline = server.runtime.timeline(id, tenant=TENANT)
+    assert [_spans(timeline, call) for call in ("a", "t", "b")] == [[("decode", 0.0, 7.0)], [("tool", 0.0, 7.0)], []]
+
+
 async def test_an_engines_account_never_exceeds_what_passed(server: Server) -> None:
     """An engine with a clock of its own may tell more seconds than there were."""
     from orchestrator.runtime.calls import CallRun

@@ -298,6 +298,18 @@ async def test_the_wait_starts_anew_when_the_last_worker_goes_and_stops_when_one
     assert await second == 2
 
 
+async def test_a_worker_without_room_is_one_to_wait_for_all_the_same() -> None:
+    pool = make_pool(worker_wait_s=10.0)
+    first, second = ask(pool, call="1"), ask(pool, call="2")
+    await asyncio.sleep(5)
+    worker = Client(pool, "f", concurrency=1)
+    await asyncio.sleep(100)
+    assert not second.done()
+    worker.answer(worker.take()[0].task, 1)
+    worker.answer(worker.take()[0].task, 2)
+    assert (await first, await second) == (1, 2)
+
+
 async def test_a_worker_that_never_opens_its_stream_is_forgotten_and_was_never_given_work() -> None:
     pool = make_pool(worker_attach_s=5.0)
     id = pool.register(WorkerRegistration(toolset="set", tools=(ToolSpec(name="f"),)), "default").id
