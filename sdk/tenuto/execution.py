@@ -274,8 +274,8 @@ class Execution:
 
         for cell in self._cells.values():
             cell.end(error=error)
-        if event.kind is EventKind.PROGRAM_CANCELLED and self._fault is None:
-            self._fault = ProgramCancelled(program)
+        if event.kind is not EventKind.PROGRAM_SUCCEEDED and self._fault is None:
+            self._fault = error()
         self._ended.set()
 
     # -- ending ---------------------------------------------------------------------------------

@@ -67,9 +67,7 @@ class Session:
             if running := self._running.get(message.task):
                 running.cancel()
             return
-        # a fresh context: the tool is no part of the workflow in whose context the worker happened to start
-        context = contextvars.Context()
-        task = asyncio.get_running_loop().create_task(self._run(message), context=context)
+        task = asyncio.create_task(self._run(message))
         self._running[message.task] = task
         task.add_done_callback(lambda _: self._ended(message.task))
 
@@ -164,6 +162,7 @@ class Worker:
             self._models.update(models)
             session = await self._register()
             old, self._session = self._session, session
+            # an empty context: tools are no part of the workflow in whose context the worker happens to start
             task = contextvars.Context().run(asyncio.create_task, self._keep(session))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

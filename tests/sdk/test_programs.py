@@ -245,6 +245,21 @@ async def test_returned_trees_are_filled_in_and_validated(client: AsyncClient) -
             await wrong.arun("q")
 
 
+async def test_calls_after_a_run_are_outside_of_it() -> None:
+    @workflow
+    async def inner() -> int:
+        return await total([[1]])
+
+    @workflow
+    async def outer() -> list[int]:
+        other = await inner.arun()  # a program of its own
+        return [other, await total([[2]])]
+
+    assert await outer.arun() == [1, 2]
+    with pytest.raises(tenuto.OutsideWorkflow):
+        total([[1]])
+
+
 async def test_a_workflow_without_calls_is_a_program_too(client: AsyncClient) -> None:
     @workflow
     async def constant(value: int) -> int:
@@ -577,11 +592,12 @@ async def test_leaving_a_stream_cancels_its_program(client: AsyncClient, how: st
     async def wf() -> None:
         await endless(say("x"))
 
-    async def reader() -> None:
-        async for _ in wf.stream():
+    async def reader(stream: tenuto.Stream[None]) -> None:
+        async for _ in stream:
             got.set()
 
     got = asyncio.Event()
+    held = wf.stream()
     with override(ScriptedModel({"say": "ok"})):
         if how == "left":
             async with wf.stream() as stream:
@@ -591,7 +607,7 @@ async def test_leaving_a_stream_cancels_its_program(client: AsyncClient, how: st
                 assert piece.text == "ok"
                 break
         else:
-            task = asyncio.create_task(reader())
+            task = asyncio.create_task(reader(held))
             async with asyncio.timeout(60):
                 await got.wait()
             task.cancel()

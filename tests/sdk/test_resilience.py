@@ -289,3 +289,26 @@ async def test_giving_up_reaches_the_engine(how: str) -> None:
         with pytest.raises((asyncio.CancelledError, ZeroDivisionError)):
             await running
         assert not engine.running
+
+
+async def test_a_result_that_comes_after_others_were_sent_is_sent_too(client: AsyncClient) -> None:
+    go = asyncio.Event()
+
+    @tool(effects="read")
+    async def slow() -> str:
+        await go.wait()
+        return "slow"
+
+    @tool(effects="read")
+    async def quick() -> str:
+        return "quick"
+
+    @workflow
+    async def wf() -> list[str]:
+        late = slow()
+        early = await quick()
+        go.set()
+        return [early, await late]
+
+    async with asyncio.timeout(60):
+        assert await wf.arun() == ["quick", "slow"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,15 @@ def test_events_do_not_depend_on_where_the_bytes_are_cut(
     for start, stop in itertools.pairwise(places):
         found += parser.feed(stream[start:stop])
     assert found == events
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_cut_at_any_place_changes_nothing(end: str) -> None:
+    events = [ServerSentEvent("call.ended", '{"a": "é"}', "7"), ServerSentEvent("message", "2", None)]
+    stream = written(events, end, heartbeats=True) + b"\n"
+    for cut in range(len(stream)):
+        parser = SSEParser()
+        assert parser.feed(stream[:cut]) + parser.feed(stream[cut:]) == events, cut
 
 
 def test_the_odd_cases_of_the_format() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tenuto.testing import ASGITransport
+from tenuto.testing import ASGITransport, transport
 
 
 def http(handler: Any) -> Any:
@@ -100,6 +100,24 @@ async def test_a_slow_reader_holds_the_app_back() -> None:
             assert await response.aread() == b"x" * 100
 
 
+async def test_an_app_that_does_not_listen_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "LEAVE_S", 0.0)
+    ended = asyncio.Event()
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        await start(send)
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with httpx.AsyncClient(transport=ASGITransport(http(handler)), base_url="http://x") as client:
+        async with asyncio.timeout(60), client.stream("GET", "/") as response:
+            assert await anext(response.aiter_bytes()) == b"x"
+        assert ended.is_set()
+
+
 async def test_a_cancelled_request_cancels_the_app() -> None:
     called, ended = asyncio.Event(), asyncio.Event()
 
@@ -174,9 +192,9 @@ class Living:
 
 async def test_the_lifespan_lasts_from_the_first_entry_to_the_last_exit() -> None:
     app = Living()
-    async with ASGITransport(app) as transport:
+    async with ASGITransport(app) as served:
         for _ in range(2):
-            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            async with httpx.AsyncClient(transport=served, base_url="http://x") as client:
                 assert (await client.get("/")).text == "ok"
         assert app.told == ["lifespan.startup", "value", "value"]
     assert app.told[-1] == "lifespan.shutdown"

@@ -19,6 +19,10 @@ ASGIApp = Callable[
 ]
 
 
+LEAVE_S = 5.0
+"""How long an app may take to end a request whose reader has left."""
+
+
 class ASGITransport(httpx.AsyncBaseTransport):
     """Serves requests by calling `app`. Entered (`async with`, or by the client that uses it) it starts the app's
     lifespan; when it is left as often, it ends it. `client`: the peer's address that the app sees."""
@@ -133,7 +137,7 @@ class _Exchange(httpx.AsyncByteStream):
         self._left.set()
         while not self._messages.empty():
             self._messages.get_nowait()
-        await asyncio.wait({self._task}, timeout=5.0)
+        await asyncio.wait({self._task}, timeout=LEAVE_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -175,7 +179,7 @@ class _Lifespan:
         await asyncio.wait({self._task, answer}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             answer.cancel()
-            if self._heard:
+            if self._heard or self._task.exception() is None:
                 self._task.result()
             return  # ASGI: an app that ends before it listens has no lifespan
         message = answer.result()
