@@ -45,6 +45,8 @@ _HINT_WEIGHT = 0.75
 """How far a declaration is believed, against what is known of other tools."""
 _SETTLED = 8
 """A key with more ended calls of its own than this follows a change of its base only at its next own change."""
+_RUNNING_UNUSED = 16
+"""So much evidence of running calls may wait for the next call of the same key that ends."""
 _FAMILY = re.compile(r"__|[:./ ]")
 
 Key = tuple[str, ...]
@@ -331,9 +333,8 @@ class DurationModel:
                 node.ended += 1
                 if end < BUCKETS:
                     node.counts[0, end] -= 1.0
-            # A well-known key may be a few calls behind; a running call tells less than one that ended.
-            node.unused += 4 if has_ended else 1
-            if 8 * node.unused > min(node.ended, 64):
+            node.unused += 1
+            if has_ended or node.ended <= _SETTLED or node.unused > _RUNNING_UNUSED:
                 node.life = None
         if has_ended:
             # The call that ends pays: a decision finds the lives of its keys computed.
