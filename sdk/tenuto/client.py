@@ -15,21 +15,27 @@ import httpx
 from pydantic import BaseModel
 
 from tenuto.context import current_client
+from tenuto.doubles import guard_calls
 from tenuto.errors import APIError, ConnectionLost, NoClient
 from tenuto.http import HTTP, gone, parsed
 from tenuto.wire import (
     TERMINAL_EVENTS,
+    EngineList,
+    EngineView,
     Event,
     GraphExtension,
+    ModelList,
+    ModelView,
     Page,
     ProgramStatus,
     ProgramSubmission,
     ProgramSummary,
     ProgramView,
     Timeline,
+    ToolList,
+    ToolView,
     VariableView,
 )
-from tenuto.wire.listings import EngineList, EngineView, ModelList, ModelView, ToolList, ToolView
 from tenuto.worker import Worker
 
 if TYPE_CHECKING:
@@ -150,11 +156,13 @@ class AsyncClient:
     ) -> ProgramSummary:
         """Start a program. Sent again after a lost connection it starts no second one: it carries a key of its own
         unless one is given."""
+        guard_calls(submission.graph.calls, self.toolset)
         given = {**(headers or {}), "idempotency-key": idempotency_key or secrets.token_urlsafe(18)}
         return await self._send(ProgramSummary, "POST", "/v1/programs", submission, headers=given)
 
     async def extend(self, program: str, extension: GraphExtension) -> ProgramSummary:
         """Let an open program grow, or seal it. If the answer is lost, the program itself tells whether it grew."""
+        guard_calls(extension.calls, self.toolset)
         path = f"/v1/programs/{program}/extend"
         try:
             return await self._send(ProgramSummary, "POST", path, extension, resend=False)

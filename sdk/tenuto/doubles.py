@@ -6,12 +6,14 @@ Owns the two switches; never runs a model.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from tenuto.errors import RealEngineCall
 from tenuto.tasks import Model
+from tenuto.wire import Call, LLMCall
 
 _numbers = itertools.count(1)
 
@@ -35,17 +37,28 @@ class Override:
 current_override: ContextVar[Override | None] = ContextVar("tenuto_override", default=None)
 
 _guards = 0
+_guards_lock = threading.Lock()
 
 
 @contextmanager
 def no_real_engine() -> Iterator[None]:
     """While open, an LLM call that no double answers raises `RealEngineCall` where it is made, in the whole process."""
     global _guards
-    _guards += 1
+    with _guards_lock:
+        _guards += 1
     try:
         yield
     finally:
-        _guards -= 1
+        with _guards_lock:
+            _guards -= 1
+
+
+def guard_calls(calls: Iterable[Call], toolset: str) -> None:
+    """Raise `RealEngineCall` inside `no_real_engine()` if one of a graph's calls is not answered by a double."""
+    if _guards:
+        for call in calls:
+            if isinstance(call, LLMCall) and not (call.model or "").startswith(toolset + "/"):
+                guard_real_engine(call.id)
 
 
 def guard_real_engine(stage: str) -> None:

@@ -12,17 +12,19 @@ from tenuto.client import AsyncClient
 from tenuto.context import current_client
 from tenuto.portal import LoopThread
 from tenuto.wire import (
+    EngineView,
     Event,
     GraphExtension,
+    ModelView,
     Page,
     ProgramStatus,
     ProgramSubmission,
     ProgramSummary,
     ProgramView,
     Timeline,
+    ToolView,
     VariableView,
 )
-from tenuto.wire.listings import EngineView, ModelView, ToolView
 
 T = TypeVar("T")
 

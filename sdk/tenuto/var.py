@@ -287,8 +287,9 @@ def gather(*vars: Any) -> Any:
 async def first(vars: Iterable[Awaitable[T]], *, accept: Callable[[T], bool] | None = None) -> T:
     """The first value to arrive that did not fail and that `accept` (if given) holds for.
 
-    The other calls are not cancelled: they may be of use later, and the program's end does not wait for this one's
-    losers. Raises `NoneSucceeded` with every failure if there is none; other exceptions propagate untouched.
+    The other calls are not cancelled: they go on, and the program ends on the server when they have ended; the
+    workflow need not wait for them. Raises `NoneSucceeded` with every failure if there is none; exceptions other than
+    `CallFailed` propagate untouched.
     """
 
     async def value(var: Awaitable[T]) -> T:

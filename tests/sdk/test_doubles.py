@@ -30,7 +30,7 @@ from tenuto.testing import (
     override,
 )
 from tenuto.testing.models import as_text
-from tenuto.wire import ModelTask, RegexConstraint, RenderedMessage, Sampling
+from tenuto.wire import GraphExtension, ModelTask, ProgramSubmission, RegexConstraint, RenderedMessage, Sampling
 from tests.orchestrator.api.support import EchoEngine
 
 
@@ -250,6 +250,17 @@ def test_recordings_that_cannot_be_used_say_why(tmp_path: Path) -> None:
 def guarded() -> Iterator[None]:
     with no_real_engine():
         yield
+
+
+@pytest.mark.usefixtures("guarded")
+async def test_the_guard_holds_for_posted_graphs_too(client: AsyncClient) -> None:
+    graph = many.graph(1)
+    with pytest.raises(RealEngineCall, match="say would reach a real engine"):
+        await client.submit(ProgramSubmission(workflow="w", graph=graph))
+    opened = await client.submit(ProgramSubmission(workflow="w", open=True))
+    with pytest.raises(RealEngineCall, match="say would reach a real engine"):
+        await client.extend(opened.id, GraphExtension(inputs=graph.inputs, calls=graph.calls, seal=True))
+    await client.extend(opened.id, GraphExtension(seal=True))
 
 
 @pytest.mark.usefixtures("client", "guarded")

@@ -20,6 +20,15 @@ from tenuto.wire.calls import (
     VariablePart,
 )
 from tenuto.wire.events import TERMINAL_EVENTS, Event, EventKind
+from tenuto.wire.listings import (
+    CapabilitiesView,
+    EngineList,
+    EngineView,
+    ModelList,
+    ModelView,
+    ToolList,
+    ToolView,
+)
 from tenuto.wire.problems import FieldError, Problem
 from tenuto.wire.programs import (
     CallView,
@@ -70,10 +79,13 @@ __all__ = [
     "Call",
     "CallView",
     "CancelTask",
+    "CapabilitiesView",
     "Constant",
     "Constraint",
     "DictExpr",
     "EffectClass",
+    "EngineList",
+    "EngineView",
     "ErrorValue",
     "Event",
     "EventKind",
@@ -91,7 +103,9 @@ __all__ = [
     "LLMCall",
     "ListExpr",
     "Message",
+    "ModelList",
     "ModelTask",
+    "ModelView",
     "Name",
     "Objective",
     "Page",
@@ -113,7 +127,9 @@ __all__ = [
     "Timeline",
     "TimelineCall",
     "TimelineSpan",
+    "ToolList",
     "ToolSpec",
+    "ToolView",
     "ValueType",
     "VariablePart",
     "VariableStatus",
