@@ -22,7 +22,7 @@ class OnnxEmbedder:
 
     def __init__(self, directory: Path, threads: int = 1) -> None:
         try:
-            import onnxruntime  # type: ignore[import-untyped]
+            import onnxruntime
             from tokenizers import Tokenizer
         except ImportError as error:
             raise ModelFilesError(f"the embedder needs `pip install 'tenuto[cache]'`: {error}") from error
