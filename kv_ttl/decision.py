@@ -129,26 +129,23 @@ def choose(
     sum over ranges of (saved - saved_host) F(keep) - (price - host_price) M(keep) + saved_host F(host)
     - host_price M(host), with F = P(R <= t) and M = E[min(t, R)]. Both parts are solved alone; where that would
     drop from the host before the device, the better of keeping only and of hosting at once is taken for the chain.
+    A range that the host cannot help, or that costs less on the device, is weighed on the device alone.
     """
     if not chain:
         return ()
     last, host_last = _last(ceiling_s), _last(host_ceiling_s)
-    keep, kept_value = _nested(forecast, last, [(r.recompute_s + r.queue_s, r.price) for r in chain])
-    hosted = [max(0.0, r.recompute_s - r.reload_s) for r in chain]
+    alone = [(r.recompute_s + r.queue_s, r.price) for r in chain]
+    hosted = [max(0.0, r.recompute_s - r.reload_s) if r.price >= r.host_price else 0.0 for r in chain]
     if not any(hosted):
-        return tuple([_choice(at, 0, ceiling_s, host_ceiling_s) for at in keep])
-    end, hosted_value = _nested(forecast, host_last, [(s, r.host_price) for s, r in zip(hosted, chain, strict=True)])
-    more, more_value = _nested(
-        forecast,
-        last,
-        [(r.recompute_s + r.queue_s - s, max(0.0, r.price - r.host_price)) for s, r in zip(hosted, chain, strict=True)],
-    )
-    if all(until >= at for at, until in zip(more, end, strict=True)) and more_value + hosted_value >= kept_value:
-        keep = more
-    elif kept_value >= hosted_value:
-        end = [0] * len(chain)
-    else:
-        keep = [0] * len(chain)
+        return tuple([_choice(at, 0, ceiling_s, host_ceiling_s) for at in _nested(forecast, last, alone)[0]])
+    rest = [(s - h, p - r.host_price) if h else (s, p) for (s, p), h, r in zip(alone, hosted, chain, strict=True)]
+    keep, _ = _nested(forecast, last, rest)
+    # What stays on the device to the ceiling needs no room on the host, whoever after it is there.
+    beside = [0.0 if at == last and not h else r.host_price for at, h, r in zip(keep, hosted, chain, strict=True)]
+    end, hosted_value = _nested(forecast, host_last, list(zip(hosted, beside, strict=True)))
+    if any(h and at > until for h, at, until in zip(hosted, keep, end, strict=True)):
+        kept, kept_value = _nested(forecast, last, alone)
+        keep, end = (kept, [0] * len(chain)) if kept_value >= hosted_value else ([0] * len(chain), end)
     return tuple([_choice(at, until, ceiling_s, host_ceiling_s) for at, until in zip(keep, end, strict=True)])
 
 
