@@ -351,9 +351,9 @@ def _imported(line: str, number: int, digest: str | None, author: str, state: Ca
 
 
 def _vector(blob: bytes, index: VectorIndex) -> NDArray[np.float16]:
-    vector = np.frombuffer(blob, dtype=np.float16)
+    vector = np.frombuffer(blob[: len(blob) // 2 * 2], dtype=np.float16)
     length = float(np.linalg.norm(vector.astype(np.float32)))
-    if len(vector) != index.dimensions or not 0.98 < length < 1.02:
+    if len(blob) != 2 * index.dimensions or not 0.98 < length < 1.02:
         raise ValueError(f"vector: not a unit vector of {index.dimensions} dimensions")
     return vector
 

@@ -240,7 +240,7 @@ class Calibrator:
             expected_error=float(tails.mean[i, b]),
             error_bound=float(tails.bound[i, b]),
             labels=float(labels.sum()),
-            from_defaults=bool(doubt),
+            from_defaults=bool(threshold == category.similarity and labels.sum() < self._doubt_labels),
         )
 
     @staticmethod
