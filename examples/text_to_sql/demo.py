@@ -161,6 +161,8 @@ def _show_live(run: Run[Answer], question: str, console: Console) -> None:
         for event in run.events():
             progress.see(event)
             live.update(progress)
+    if not console.is_terminal:
+        console.print()  # there Live ends without a new line
 
 
 def _show(report: Report, console: Console) -> None:
