@@ -47,6 +47,8 @@ class Limits:
         for field in fields(self):
             if getattr(self, field.name) <= 0:
                 raise ValueError(f"limits.{field.name} must be positive, not {getattr(self, field.name)}")
+        if self.lost_reruns > 100:
+            raise ValueError(f"limits.lost_reruns must be at most 100, not {self.lost_reruns}")
 
     def graph(self) -> GraphLimits:
         """The part of the limits that graph validation holds."""

@@ -101,6 +101,15 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """A new server went on with the program: its events go on from `seq`."""
+
+    program: str
+    seq: int
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The program ended. Of a cancelled one, everything that had not ended was cancelled: `cut` says how far those
     calls had come that had begun."""
@@ -113,7 +122,7 @@ class Ended:
     cut: tuple[tuple[str, RunFacts], ...] = ()
 
 
-Record: TypeAlias = Accepted | Extended | Written | Failed | Intent | Ended
+Record: TypeAlias = Accepted | Extended | Written | Failed | Intent | Resumed | Ended
 
 
 class Row(NamedTuple):
@@ -139,6 +148,8 @@ def encode(record: Record) -> Row:
             return Row(program, "intent", call, b"[]", b"")
         case Extended(program, extension, seq, at_s):
             return Row(program, "extended", None, orjson.dumps((seq, at_s)), extension)
+        case Resumed(program, seq, at_s):
+            return Row(program, "resumed", None, orjson.dumps((seq, at_s)), b"")
         case Ended(program, status, seq, at_s, error, cut):
             told = error.model_dump() if error is not None else None
             return Row(program, "ended", None, orjson.dumps((seq, at_s, status, told, cut)), b"")
@@ -164,6 +175,8 @@ def decode(row: Row) -> Record:
             return Intent(program, call)
         case Row(program, "extended", _, _, extension):
             return Extended(program, extension, *facts)
+        case Row(program, "resumed"):
+            return Resumed(program, *facts)
         case Row(program, "ended"):
             seq, at_s, status, told, cut = facts
             why = ErrorValue.model_validate(told) if told is not None else None

@@ -124,7 +124,7 @@ class Generation:
         program, run, call = self._program, self._run, self._call
         sampling = call.sampling
         return GenerateRequest(
-            id=f"{program.id}/{call.id}/{run.runs}",
+            id=f"{program.id}/{call.id}/{program.attempt(run)}",
             program=program.id,
             messages=messages,
             model=call.model or "",

@@ -15,9 +15,9 @@ from pydantic import JsonValue
 from dag.graph import ProgramGraph
 from dag.limits import GraphLimits
 from orchestrator.errors import RuntimeFault
-from orchestrator.journal import Commit, Ended, Failed, Record, RunFacts, Written
+from orchestrator.journal import Commit, Ended, Failed, Record, Resumed, RunFacts, Written
 from orchestrator.runtime.calls import CallRun, CallState, Variable
-from orchestrator.runtime.events import EventLog
+from orchestrator.runtime.events import RESUME_STRIDE, EventLog
 from orchestrator.runtime.order import effect_order
 from orchestrator.telemetry import ProgramTrace
 from orchestrator.tools import EffectOrder, FailureType
@@ -37,6 +37,8 @@ _TERMINAL = {
     ProgramStatus.CANCELLED: EventKind.PROGRAM_CANCELLED,
 }
 
+
+_RUNS_PER_START = 1000  # more than a call can have: `Retry.attempts` and `limits.lost_reruns` bound them
 
 Growth: TypeAlias = Graph | GraphExtension
 
@@ -117,6 +119,7 @@ class Program:
         self.outcome: ProgramStatus | None = None
         self.error: ErrorValue | None = None
         self.ended_s = 0.0
+        self.restarts = 0
         self.end_commit: Commit | None = None
         self.idle_timer: asyncio.TimerHandle | None = None
         self.holds_end = False  # while the journal is replayed, the end comes from its record
@@ -165,6 +168,13 @@ class Program:
         self.result = result
         self.log.add(self.now(), EventKind.PROGRAM_SEALED)
 
+    def resume(self) -> None:
+        """A new server goes on with the program: leave room for the numbers that readers saw and the journal lacks."""
+        self.restarts += 1
+        self.log.jump(self.log.last + RESUME_STRIDE)
+        commit = self.host.record(Resumed(self.id, self.log.hold(), self.now()))
+        commit.then(self.log.release)
+
     def settle(self) -> None:
         """End the program if nothing is left to do; tell the host if only its client can go on."""
         if self.unfinished or self.outcome is not None or self.holds_end:
@@ -198,18 +208,18 @@ class Program:
         run.span("queue", run.waiting_since_s, now)
         run.state = CallState.RUNNING
         run.waiting_since_s = now
-        self.log.add(now, EventKind.CALL_STARTED, run.call.id, attempt=run.runs)
+        self.log.add(now, EventKind.CALL_STARTED, run.call.id, attempt=self.attempt(run))
 
     def retry(self, run: CallRun, error: ErrorValue) -> None:
         """The run failed and another will follow."""
         now = self.now()
         run.state = CallState.READY
         run.waiting_since_s = now
-        self.log.add(now, EventKind.CALL_RETRYING, run.call.id, attempt=run.runs, error=error)
+        self.log.add(now, EventKind.CALL_RETRYING, run.call.id, attempt=self.attempt(run), error=error)
 
     def tokens(self, run: CallRun, text: str) -> None:
         """A running generation made a piece of text."""
-        self.log.add_tokens(self.now(), run.call.id, run.call.variable, run.runs, text)
+        self.log.add_tokens(self.now(), run.call.id, run.call.variable, self.attempt(run), text)
 
     def write(self, run: CallRun, value: JsonValue, encoded: bytes, facts: RunFacts) -> None:
         """The call ended: its variable has its value for ever, and whoever waited for it alone becomes ready."""
@@ -225,7 +235,7 @@ class Program:
         self.values[call.variable] = value
         seq = self.log.hold()
         commit = self.host.record(Written(self.id, call.id, encoded, seq, now, facts))
-        self.log.add(now, EventKind.CALL_ENDED, call.id, attempt=run.runs)
+        self.log.add(now, EventKind.CALL_ENDED, call.id, attempt=self.attempt(run))
         self.log.add(now, EventKind.VARIABLE_WRITTEN, call.id, variable=call.variable, value=value)
         for name in self.graph.end(call.id):
             self._ready(self.calls[name], now)
@@ -245,7 +255,7 @@ class Program:
         seq = self.log.hold()
         commit = self.host.record(Failed(self.id, call.id, error, seq, now, facts))
         self._fail_variable(call.variable, error)
-        self.log.add(now, EventKind.CALL_FAILED, call.id, attempt=run.runs, error=error)
+        self.log.add(now, EventKind.CALL_FAILED, call.id, attempt=self.attempt(run), error=error)
         failed = [call.variable]
         for name in self.graph.fail(call.id):
             skipped = self.calls[name]
@@ -358,6 +368,10 @@ class Program:
     def now(self) -> float:
         """Seconds since acceptance."""
         return self.host.at_s(self)
+
+    def attempt(self, run: CallRun) -> int:
+        """Number of the call's current run, which grows over restarts too: what tells texts of two runs apart."""
+        return run.runs + _RUNS_PER_START * self.restarts
 
     def seconds(self) -> float:
         """Since acceptance, or to the end."""

@@ -11,9 +11,8 @@ from dataclasses import fields
 
 from dag.graph import CallStateError
 from dag.limits import GraphLimits
-from orchestrator.journal import Accepted, Commit, Ended, Extended, Failed, Intent, Record, Written
+from orchestrator.journal import Accepted, Commit, Ended, Extended, Failed, Intent, Record, Resumed, Written
 from orchestrator.runtime.calls import CallRun
-from orchestrator.runtime.events import RESUME_STRIDE
 from orchestrator.runtime.program import Host, Program
 from orchestrator.tools import FailureType
 from tenuto.wire import ErrorValue, EventKind, ProgramStatus, ProgramSubmission
@@ -87,6 +86,8 @@ def _replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) 
         past.time_s = record.at_s
         program.log.jump(record.seq)
         match record:
+            case Resumed():
+                program.restarts += 1
             case Extended():
                 extension = record.parse()
                 ready = program.declare(extension, {})
@@ -108,6 +109,4 @@ def _replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) 
                 program.end(record.status, record.error)
     program.holds_end = False
     program.graph.limits = limits
-    if program.outcome is None:
-        program.log.jump(program.log.last + RESUME_STRIDE)
     return program

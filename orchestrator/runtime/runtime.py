@@ -146,6 +146,7 @@ class Runtime:
         self._live_calls += len(program.calls)
         self._adopt(program)
         log.info("program %s goes on: %d calls left", program.id, program.unfinished)
+        program.resume()
         self._execution.take_up(program)
         program.settle()
 

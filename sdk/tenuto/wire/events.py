@@ -1,6 +1,7 @@
 """The events of a program: what `GET /v1/programs/{id}/events` streams.
 
-`seq` starts at 1 and grows by one per program; it is the SSE id, so `Last-Event-ID` resumes exactly.
+`seq` starts at 1 and grows per program, by one except at a restart of the server, which leaves a gap; it is the SSE
+id, so `Last-Event-ID` resumes exactly.
 """
 
 from enum import StrEnum

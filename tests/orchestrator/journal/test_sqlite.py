@@ -19,6 +19,7 @@ from orchestrator.journal import (
     Failed,
     Intent,
     Record,
+    Resumed,
     RunFacts,
     SqliteJournal,
     Synchronous,
@@ -74,6 +75,7 @@ RECORDS: list[Record] = [
     Intent("p", "effect"),
     written("p", "a", '{"n": 123456789012345678901234567890, "s": "\\u0000 \\" é 🎵"}'.encode()),
     Failed("p", "b", ErrorValue(type="timeout", message="it took 'too' long\n", call="b", attempts=3), 9, 2.0, FACTS),
+    Resumed("p", 2**33, 2.5),
     Ended("p", ProgramStatus.FAILED, 12, 3.0),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,43 @@ async def test_event_numbers_never_go_back_over_a_restart(durable: Server, crash
     written = [event.variable for event in events if event.kind is EventKind.VARIABLE_WRITTEN]
     assert written == ["b", "c"]
     await resumed.close()
+
+
+async def test_event_numbers_grow_over_restarts_even_if_nothing_was_recorded_between_them(
+    durable: Server, crash_and_resume: CrashAndResume
+) -> None:
+    durable.engine.script = lambda _: Say("one two three four", seconds=4.0)
+    id = await durable.submit(program(llm("a")))
+    server, seen = durable, list[Event]()
+    for _ in range(4):
+        async with aclosing(server.runtime.events(id, tenant=TENANT, after_seq=seen[-1].seq if seen else 0)) as events:
+            async for event in events:
+                seen.append(event)
+                if event.kind is EventKind.CALL_TOKENS:
+                    break
+        server = await crash_and_resume(server)
+    seen += await server.follow(id, after_seq=seen[-1].seq)
+    assert [event.seq for event in seen] == sorted({event.seq for event in seen})
+    assert [event.kind for event in seen].count(EventKind.CALL_STARTED) == 5
+    await server.close()
+
+
+async def test_text_of_a_run_that_a_crash_cut_short_can_be_told_from_that_of_the_next(
+    durable: Server, crash_and_resume: CrashAndResume
+) -> None:
+    durable.engine.script = lambda _: Say("one two three four", seconds=4.0)
+    id = await durable.submit(program(llm("a")))
+    server, attempts = durable, list[int]()
+    for _ in range(3):
+        await server.until(id, EventKind.CALL_TOKENS, "a")
+        attempts.append(server.program(id).log.read(0)[-1].attempt)
+        server = await crash_and_resume(server)
+    events = await server.follow(id)
+    attempts.append(events[-3].attempt)
+    assert attempts == sorted(set(attempts))
+    assert len({request.id for request in server.engine.requests}) == 4
+    assert server.runtime.timeline(id, tenant=TENANT).calls[0].attempts == 1
+    await server.close()
 
 
 async def test_nothing_is_shown_before_it_is_durable(tmp_path: Path) -> None:
