@@ -17,9 +17,11 @@ _STEPS = 200
 
 @dataclass(frozen=True, slots=True)
 class CategoryHead:
-    """Multinomial logistic regression. `weights` [categories, dimensions + 1], the last column the intercept.
+    """One logistic regression per category. `weights` [categories, dimensions + 1], the last column the intercept.
 
-    `scale` is the inverse temperature, fitted on examples held out, so that a confidence means what it says.
+    One against the rest, not a softmax: a question unlike every category is then unlikely for each of them, where
+    a softmax would still have to share out its certainty. `scale` is the inverse temperature, fitted on examples
+    held out, so that a confidence means what it says.
     """
 
     names: tuple[str, ...]
@@ -29,9 +31,7 @@ class CategoryHead:
 
     def predict(self, vector: NDArray[np.float32]) -> tuple[str | None, float]:
         """The likeliest category and its probability; None for the name when that is under `confidence`."""
-        logits = self.scale * (self.weights[:, :-1] @ vector + self.weights[:, -1])
-        p = np.exp(logits - logits.max())
-        p /= p.sum()
+        p = _sigmoid(self.scale * (self.weights[:, :-1] @ vector + self.weights[:, -1]))
         best = int(p.argmax())
         return (self.names[best] if p[best] >= self.confidence else None), float(p[best])
 
@@ -55,23 +55,26 @@ def fit(examples: Mapping[str, NDArray[np.float32]], confidence: float = 0.8, se
 
 
 def _descend(x: NDArray[np.float32], y: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Full-batch gradient descent with Nesterov's momentum on the ridge-penalised cross entropy, classes balanced."""
+    """Full-batch gradient descent with Nesterov's momentum on the ridge-penalised cross entropies; in each, a
+    category weighs as much as all the others together."""
     target = np.eye(classes, dtype=np.float32)[y]
-    balance = (len(y) / (classes * np.maximum(target.sum(0), 1)))[y][:, None].astype(np.float32)
+    inside = target.sum(0)
+    balance = np.where(target > 0, 0.5 / np.maximum(inside, 1), 0.5 / np.maximum(len(y) - inside, 1)).astype(np.float32)
     weights = np.zeros((classes, x.shape[1]), dtype=np.float32)
     speed = np.zeros_like(weights)
     for _ in range(_STEPS):
         ahead = weights + 0.9 * speed
-        logits = x @ ahead.T
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
-        gradient = ((p - target) * balance).T @ x / len(x) + 1e-4 * ahead
+        gradient = ((_sigmoid(x @ ahead.T) - target) * balance).T @ x + 1e-4 * ahead
         speed = 0.9 * speed - 2.0 * gradient
         weights = weights + speed
     return weights
 
 
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    half: NDArray[np.float32] = 0.5 * (1 + np.tanh(0.5 * logits))
+    return half
+
+
 def _cross_entropy(logits: NDArray[np.float32], y: NDArray[np.int64]) -> float:
-    top = logits.max(axis=1, keepdims=True)
-    log_p = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-    return float(-log_p[np.arange(len(y)), y].mean())
+    target = np.eye(logits.shape[1], dtype=np.float32)[y]
+    return float((np.logaddexp(0, logits) - target * logits).mean())
