@@ -89,6 +89,8 @@ class LocalEngine:
             max_lease_ttl_s=config.max_lease_ttl_s,
             grammar=True,
             estimate=True,
+            kv_tokens=blocks * BLOCK_TOKENS,
+            max_running=config.max_running,
         )
         self._runner, self._codec, self._clock = runner, codec, clock
         self._eos_ids = frozenset(eos_ids)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 PriorityKey = tuple[float, ...]
 """Compared lexicographically; smaller is more urgent."""
@@ -56,7 +56,11 @@ class LeaseOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do; the orchestrator does the rest itself."""
+    """What an engine can do; the orchestrator does the rest itself.
+
+    `kv_tokens` and `host_kv_tokens`: how many tokens' KV fit on the device and in the host tier; `max_running`:
+    sequences in one step. 0 = unknown.
+    """
 
     priority: PrioritySupport = PrioritySupport.NONE
     retention: RetentionSupport = RetentionSupport.NONE
@@ -66,6 +70,9 @@ class Capabilities:
     grammar: bool = False
     logprobs: bool = False
     estimate: bool = False
+    kv_tokens: int = 0
+    host_kv_tokens: int = 0
+    max_running: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +148,10 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts and the seconds of one request: waiting for its first step, prefill to the first token, decode."""
+    """Token counts and the seconds of one request: waiting for its first step, prefill to the first token, decode.
+
+    `recomputed_tokens`: those of the prompt that this engine had computed before and had to compute again.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -150,6 +160,7 @@ class Usage:
     prefill_s: float
     decode_s: float
     preemptions: int = 0
+    recomputed_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +268,13 @@ class EngineLost(EngineError):
 
     name = "engine_lost"
     retryable = True
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An engine that can tell at once how long a prompt is."""
+
+    def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int: ...
 
 
 class Engine(Protocol):
