@@ -36,7 +36,7 @@ from tenuto.run import AsyncRun, Run, Stream
 from tenuto.sync_client import Client
 from tenuto.tasks import cancelled
 from tenuto.var import Var, first, gather
-from tenuto.wire import EffectClass, Objective, Retry
+from tenuto.wire import CacheControl, EffectClass, Objective, Retry
 from tenuto.workflow import Workflow, workflow
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "AsyncClient",
     "AsyncRun",
     "Busy",
+    "CacheControl",
     "CallFailed",
     "Client",
     "Conflict",

@@ -20,8 +20,9 @@ from tenuto.options import LLM_OPTIONS, SAMPLING, TOOL_OPTIONS, LLMOptions, Tool
 from tenuto.prompt import Prompt
 from tenuto.signature import Signature
 from tenuto.typed import Typed, caller_locals
-from tenuto.var import Var, check_owner, expression, handles, holds_vars, variable_of
+from tenuto.var import Handle, Var, check_owner, expression, handles, holds_vars, variable_of
 from tenuto.wire import (
+    CacheControl,
     Constraint,
     EffectClass,
     FunctionCall,
@@ -75,6 +76,10 @@ class LLM(Generic[P, R]):
         self._options = options
         self._type = signature.result.value_type("validation")
         self._sampling = Sampling(**{key: options[key] for key in SAMPLING if key in options})
+        question = options.get("question")
+        if question is not None and question not in signature.parameters:
+            known = ", ".join(signature.parameters) or "none"
+            raise DefinitionError(f"{name}: question={question!r} is not among the function's parameters ({known})")
 
     def __repr__(self) -> str:
         return f"<@llm {self.name}{self._signature.signature}>"
@@ -93,10 +98,24 @@ class LLM(Generic[P, R]):
             sampling=self._sampling,
             constraint=self._constraint,
             category=self._options.get("category"),
+            question=self._question(program, arguments),
+            cache=self._options.get("cache", CacheControl()),
             **_common(self.name, self._options, program),
         )
         program.builder.add(call)
         return Var(program, Reference(variable=call.id), self._signature.result)
+
+    def _question(self, program: Program, arguments: Mapping[str, Any]) -> str | None:
+        """The variable that holds the argument which was marked as the question."""
+        name = self._options.get("question")
+        if name is None:
+            return None
+        value, typed = arguments[name], self._signature.parameters[name]
+        if isinstance(value, Handle) and isinstance(value._node, Reference) and not value._node.path:
+            return value._node.variable
+        if not holds_vars(value) and isinstance(plain := typed.dump(value), str):
+            return program.builder.input(name, plain)
+        raise InvalidArgument(f"{typed.where}: the question must be one whole text; `await` a value made of parts first")
 
     def options(self, **options: Unpack[LLMOptions]) -> LLM[P, R]:
         """A copy with these options changed. Raises `InvalidArgument` for an unknown or ill-typed one."""
@@ -164,6 +183,7 @@ class Tool(Generic[P, R, F]):
             effect=self._effect,
             effect_key=self._effect_key(arguments),
             idempotent=self._options.get("idempotent", False),
+            bumps=self._options.get("bumps", ()),
             **_common(self.name, self._options, program),
         )
         program.builder.add(call, cast("Tool[..., Any, Any]", self.base))

@@ -12,14 +12,15 @@ from typing import Any, Literal, TypedDict, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tenuto.errors import InvalidArgument
-from tenuto.wire import EffectClass, Objective, Retry, Sampling
-from tenuto.wire.calls import Seconds
+from tenuto.wire import CacheControl, EffectClass, Objective, Retry, Sampling
+from tenuto.wire.calls import Seconds, Tag
 from tenuto.wire.values import Name
 
 T = TypeVar("T")
 
 Effects = Literal["read", "write", "exclusive"]
 ObjectiveKind = Literal["latency", "throughput"]
+CacheMode = Literal["off", "exact", "semantic"]
 
 
 class CallOptions(TypedDict, total=False):
@@ -38,7 +39,9 @@ class CallOptions(TypedDict, total=False):
 
 
 class LLMOptions(CallOptions, total=False):
-    """Options of an LLM call. `category`: kind of question, for the semantic cache's policy."""
+    """Options of an LLM call. `category`: kind of question, for the semantic cache's policy. `question`: the parameter
+    that is the question: another wording of it may have the same answer, everything else must be equal. `cache`: how
+    far the cache may go, or a `CacheControl`."""
 
     model: str
     max_tokens: int
@@ -49,21 +52,25 @@ class LLMOptions(CallOptions, total=False):
     seed: int
     stop: str | Iterable[str]
     category: str
+    question: str
+    cache: CacheMode | CacheControl
 
 
 class ToolOptions(CallOptions, total=False):
     """Options of a function call. `effects`: what it does to the world. `effect_key`: what a `write` changes, as text
-    or as a function of the call's arguments. `idempotent`: a second run does no harm."""
+    or as a function of the call's arguments. `idempotent`: a second run does no harm. `bumps`: what it makes stale in
+    the semantic cache, besides the `effect_key` of a write."""
 
     effects: Effects | EffectClass
     effect_key: str | Callable[..., str]
     idempotent: bool
+    bumps: str | Iterable[str]
 
 
 _CALL = ("timeout", "retries", "objective", "group", "after", "expected_s")
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop")
-LLM_OPTIONS = (*_CALL, *SAMPLING, "model", "category")
-TOOL_OPTIONS = (*_CALL, "effects", "effect_key", "idempotent")
+LLM_OPTIONS = (*_CALL, *SAMPLING, "model", "category", "question", "cache")
+TOOL_OPTIONS = (*_CALL, "effects", "effect_key", "idempotent", "bumps")
 
 _FORMS: dict[str, TypeAdapter[Any]] = {
     "timeout": TypeAdapter(Seconds),
@@ -72,6 +79,8 @@ _FORMS: dict[str, TypeAdapter[Any]] = {
     "category": TypeAdapter(Name),
     "model": TypeAdapter(str),
     "idempotent": TypeAdapter(bool, config=ConfigDict(strict=True)),
+    "bumps": TypeAdapter(tuple[Tag, ...]),
+    "cache": TypeAdapter(CacheControl),
     "effects": TypeAdapter(EffectClass),
 }
 
@@ -100,6 +109,10 @@ def _form(name: str, value: Any, where: str) -> Any:
         return (value,) if isinstance(value, str) else tuple(value)
     if name == "after":
         return tuple(value)
+    if name == "bumps" and isinstance(value, str):
+        return (value,)
+    if name == "cache" and isinstance(value, str):
+        value = {"mode": value}
     if name == "effect_key" and not isinstance(value, str) and not callable(value):
         raise InvalidArgument(f"{where}: effect_key is text or a function of the arguments, not {value!r}")
     if name not in _FORMS:

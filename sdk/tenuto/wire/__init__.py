@@ -5,6 +5,7 @@ checks what needs a whole graph (that is `dag.validate`) or a running program (t
 """
 
 from tenuto.wire.calls import (
+    CacheControl,
     Call,
     Constraint,
     EffectClass,
@@ -31,6 +32,7 @@ from tenuto.wire.listings import (
 )
 from tenuto.wire.problems import FieldError, Problem
 from tenuto.wire.programs import (
+    CacheHit,
     CallView,
     ErrorValue,
     Graph,
@@ -76,6 +78,8 @@ from tenuto.wire.workers import (
 
 __all__ = [
     "TERMINAL_EVENTS",
+    "CacheControl",
+    "CacheHit",
     "Call",
     "CallView",
     "CancelTask",

@@ -8,10 +8,13 @@ variables, so that shared prefixes can be found without looking at the text.
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from tenuto.wire.base import WireModel
 from tenuto.wire.values import Expr, JsonPath, Name, TextType, ValueType
+
+Tag: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+"""What an answer depends on and a write changes: a table, a document, a tool."""
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
@@ -118,6 +121,20 @@ class _CallBase(WireModel):
         return self.output or self.id
 
 
+class CacheControl(WireModel):
+    """What one call asks of the semantic cache, inside what the server and the category allow.
+
+    `exact`: only the very same call's answer. `tags` name what the answer depends on, with a version, or "" where only
+    a bump tells of changes. `examples`: how many near misses may stand in the prompt as worked examples.
+    """
+
+    mode: Literal["off", "exact", "semantic"] = "semantic"
+    keep: bool = Field(default=True, description="whether the engine's answer may be kept for others")
+    max_age_s: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="no older answer is taken")
+    examples: int = Field(default=0, ge=0, le=8)
+    tags: dict[Tag, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=64)
+
+
 class LLMCall(_CallBase):
     """One generation. A JSON output type is enforced while decoding; text may carry a `constraint`."""
 
@@ -127,11 +144,23 @@ class LLMCall(_CallBase):
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
     category: Name | None = Field(default=None, description="kind of question, for the semantic cache's policy")
+    question: Name | None = Field(default=None, description="the text variable that another wording may stand for")
+    cache: CacheControl = CacheControl()
 
     @model_validator(mode="after")
     def _one_constraint(self) -> Self:
         if self.constraint is not None and not isinstance(self.type, TextType):
             raise ValueError("a JSON output type is a constraint of its own: give a constraint only with text output")
+        return self
+
+    @model_validator(mode="after")
+    def _question_is_read_whole(self) -> Self:
+        if self.question is not None:
+            holes = [p for m in self.messages for p in m.parts if isinstance(p, VariablePart)]
+            if all(p.variable != self.question for p in holes):
+                raise ValueError(f"question: no message reads the variable {self.question!r}")
+            if any(p.variable == self.question and p.path for p in holes):
+                raise ValueError(f"question: {self.question!r} is read in part; only a whole text can be the question")
         return self
 
 
@@ -144,6 +173,9 @@ class FunctionCall(_CallBase):
     effect: EffectClass = EffectClass.EXCLUSIVE
     effect_key: str | None = Field(default=None, max_length=200, description="what a `write` changes")
     idempotent: bool = False
+    bumps: tuple[Tag, ...] = Field(
+        default=(), max_length=64, description="cache tags that a run makes stale, besides a write's `effect_key`"
+    )
 
 
 Call: TypeAlias = Annotated[LLMCall | FunctionCall, Field(discriminator="kind")]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import Field, JsonValue
 
 from tenuto.wire.base import WireModel
-from tenuto.wire.programs import ErrorValue
+from tenuto.wire.programs import CacheHit, ErrorValue
 
 
 class EventKind(StrEnum):
@@ -37,7 +37,8 @@ class Event(WireModel):
     """One thing that happened. Which fields are set depends on the kind:
 
     `call.*` set `call`; `call.tokens` sets `text` (the new piece) and `attempt`; `variable.written`
-    sets `variable`, `call` (absent for inputs) and `value`; failures set `error`. A retry starts the
+    sets `variable`, `call` (absent for inputs) and `value`; failures set `error`; `call.started` and
+    `call.ended` set `cache` when the semantic cache answered. A retry starts the
     text of its variable anew: readers drop pieces of earlier attempts.
     """
 
@@ -50,3 +51,4 @@ class Event(WireModel):
     text: str | None = None
     value: JsonValue = None
     error: ErrorValue | None = None
+    cache: CacheHit | None = None

@@ -80,6 +80,20 @@ class VariableView(WireModel):
     error: ErrorValue | None = None
 
 
+class CacheHit(WireModel):
+    """A call's answer came from the semantic cache: `exact` the same call's, `semantic` that of a question near enough,
+    `flight` that of an equal call which was under way. `hit` and `entry` name it in a report."""
+
+    hit: int
+    tier: Literal["exact", "semantic", "flight"]
+    category: str
+    similarity: float
+    age_s: float = Field(description="since the answer was made")
+    saved_s: float = Field(description="what the engine's own answer took")
+    saved_tokens: int
+    entry: int | None = None
+
+
 class CallView(WireModel):
     id: str
     kind: Literal["llm", "function"]
@@ -87,6 +101,7 @@ class CallView(WireModel):
     state: Literal["waiting", "ready", "running", "ended", "failed", "cancelled", "skipped"]
     output: str
     error: ErrorValue | None = None
+    cache: CacheHit | None = Field(default=None, description="set when the semantic cache answered")
 
 
 class ProgramSummary(WireModel):
@@ -130,6 +145,7 @@ class TimelineCall(WireModel):
     cached_tokens: int = 0
     output_tokens: int = 0
     attempts: int = 0
+    cache: CacheHit | None = None
 
 
 class Timeline(WireModel):
