@@ -1,16 +1,32 @@
-"""One trace from the SDK to the engine, by the OpenTelemetry GenAI conventions."""
+"""One trace from the SDK to the engine, and metrics, by the OpenTelemetry GenAI conventions."""
 
 from __future__ import annotations
 
-from orchestrator.telemetry.otel import OpenTelemetry, from_environment
-from orchestrator.telemetry.spans import CallTrace, NullTelemetry, ProgramTrace, Telemetry, parse_traceparent
+from orchestrator.telemetry.metrics import Meters, Metrics, NullMetrics
+from orchestrator.telemetry.otel import BadEnvironment, OpenTelemetry, from_environment, metrics_from_environment
+from orchestrator.telemetry.spans import (
+    NO_FACTS,
+    CallTrace,
+    Facts,
+    NullTelemetry,
+    ProgramTrace,
+    Telemetry,
+    parse_traceparent,
+)
 
 __all__ = [
+    "NO_FACTS",
+    "BadEnvironment",
     "CallTrace",
+    "Facts",
+    "Meters",
+    "Metrics",
+    "NullMetrics",
     "NullTelemetry",
     "OpenTelemetry",
     "ProgramTrace",
     "Telemetry",
     "from_environment",
+    "metrics_from_environment",
     "parse_traceparent",
 ]

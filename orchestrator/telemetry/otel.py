@@ -1,15 +1,17 @@
-"""Spans by the OpenTelemetry SDK. The only module that imports it."""
+"""Spans by the OpenTelemetry SDK, and what the standard environment variables ask for."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -19,24 +21,77 @@ from opentelemetry.util.types import AttributeValue
 
 from engine.protocol import ChatMessage, FinishReason, Usage
 from orchestrator.telemetry import names
-from orchestrator.telemetry.spans import CallTrace, NullTelemetry, ProgramTrace, Telemetry, TraceContext
+from orchestrator.telemetry.conventions import Version, translate
+from orchestrator.telemetry.metrics import Meters, Metrics, NullMetrics
+from orchestrator.telemetry.spans import (
+    NO_FACTS,
+    CallTrace,
+    Facts,
+    NullTelemetry,
+    ProgramTrace,
+    Telemetry,
+    TraceContext,
+)
 from tenuto.wire import FunctionCall, JsonType, LLMCall
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_VERSION = "TENUTO_GENAI_CONVENTIONS"
+"""Environment variable: `latest` (the default) or `1.36`, for back ends that read the older names."""
+
+Translate = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+class BadEnvironment(ValueError):
+    """A variable of the environment has a value that means nothing; the message names it."""
 
 
 def from_environment(rng: Random, environment: Mapping[str, str] | None = None) -> Telemetry:
-    """Telemetry as the standard variables ask: OTLP over HTTP if an endpoint is named, else trace ids only."""
+    """Spans as the standard variables ask: OTLP over HTTP if an endpoint is named, else trace ids only.
+
+    Raises `BadEnvironment`.
+    """
     environment = os.environ if environment is None else environment
-    if not any(environment.get(name) for name in _ENDPOINTS) or environment.get("OTEL_SDK_DISABLED") == "true":
+    if not _exports(environment, "TRACES"):
         return NullTelemetry(rng)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    resource = Resource.create({"service.name": environment.get("OTEL_SERVICE_NAME", "tenuto")})
-    provider = TracerProvider(resource=resource, id_generator=RandomIds(rng))
+    provider = TracerProvider(resource=_resource(environment), id_generator=RandomIds(rng), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     content = environment.get(names.CAPTURE_CONTENT, "").upper() in ("SPAN_ONLY", "SPAN_AND_EVENT")
-    return OpenTelemetry(provider, content=content)
+    return OpenTelemetry(provider, content=content, version=_version(environment))
+
+
+def metrics_from_environment(environment: Mapping[str, str] | None = None) -> Metrics:
+    """Metrics for `/metrics`, and by OTLP too if an endpoint is named."""
+    environment = os.environ if environment is None else environment
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return NullMetrics()
+    readers: list[MetricReader] = []
+    if _exports(environment, "METRICS"):
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+    return Meters(readers, resource=_resource(environment))
+
+
+def _exports(environment: Mapping[str, str], signal: str) -> bool:
+    """True if the standard variables name an endpoint for the signal, and do not switch it off."""
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if environment.get(f"OTEL_{signal}_EXPORTER", "otlp").lower() == "none":
+        return False
+    return bool(environment.get(_ENDPOINT) or environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
+
+
+def _resource(environment: Mapping[str, str]) -> Resource:
+    return Resource.create({"service.name": environment.get("OTEL_SERVICE_NAME", "tenuto")})
+
+
+def _version(environment: Mapping[str, str]) -> Version:
+    told = environment.get(_VERSION, Version.LATEST)
+    if told not in tuple(Version):
+        raise BadEnvironment(f"{_VERSION}={told!r}: choose one of: {', '.join(Version)}")
+    return Version(told)
 
 
 class RandomIds(IdGenerator):
@@ -53,15 +108,29 @@ class RandomIds(IdGenerator):
 
 
 class OpenTelemetry:
-    """Spans with explicit parents and times. `content`: prompts, outputs, arguments and results are recorded too."""
+    """Spans with explicit parents and times. `content`: prompts, outputs, arguments and results are recorded too.
+    `version`: whose names the spans bear."""
 
-    def __init__(self, provider: TracerProvider, *, content: bool = False) -> None:
+    def __init__(self, provider: TracerProvider, *, content: bool = False, version: Version = Version.LATEST) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("tenuto")
         self._content = content
+        self._translate = partial(translate, version=version)
+
+    @property
+    def recording(self) -> bool:
+        return True
 
     def program(
-        self, program: str, workflow: str, at: float, parent: TraceContext | None, earlier: TraceContext | None = None
+        self,
+        program: str,
+        workflow: str,
+        at: float,
+        parent: TraceContext | None,
+        earlier: TraceContext | None = None,
+        *,
+        objective: str = "",
+        policy: str = "",
     ) -> ProgramTrace:
         """Open `invoke_workflow {workflow}`. After a restart it links to the span that the dead server had opened."""
         span = self._tracer.start_span(
@@ -69,14 +138,18 @@ class OpenTelemetry:
             context=_under(parent or earlier),
             kind=SpanKind.INTERNAL,
             links=[Link(_span_context(earlier))] if earlier is not None else None,
-            attributes={
-                names.OPERATION: names.INVOKE_WORKFLOW,
-                names.WORKFLOW_NAME: workflow,
-                names.PROGRAM_ID: program,
-            },
+            attributes=self._translate(
+                {
+                    names.OPERATION: names.INVOKE_WORKFLOW,
+                    names.WORKFLOW_NAME: workflow,
+                    names.PROGRAM_ID: program,
+                    names.OBJECTIVE: objective,
+                    names.POLICY: policy,
+                }
+            ),
             start_time=_ns(at),
         )
-        return _ProgramSpan(self._tracer, span, program, self._content)
+        return _ProgramSpan(self._tracer, span, program, self._content, self._translate)
 
     async def close(self) -> None:
         """Hand what is recorded to the exporter, and stop it."""
@@ -84,12 +157,14 @@ class OpenTelemetry:
 
 
 class _ProgramSpan:
-    def __init__(self, tracer: trace.Tracer, span: Span, program: str, content: bool) -> None:
+    def __init__(self, tracer: trace.Tracer, span: Span, program: str, content: bool, translate: Translate) -> None:
         self._tracer = tracer
         self._span = span
         self._program = program
         self._content = content
+        self._translate = translate
         self._context = trace.set_span_in_context(span)
+        self._calls: dict[str, SpanContext] = {}  # of the last attempt of each call
 
     @property
     def trace_id(self) -> str:
@@ -99,7 +174,7 @@ class _ProgramSpan:
     def traceparent(self) -> str:
         return _traceparent(self._span)
 
-    def llm(self, call: LLMCall, model: str, attempt: int, at: float) -> CallTrace:
+    def llm(self, call: LLMCall, model: str, attempt: int, at: float, producers: Sequence[str] = ()) -> CallTrace:
         sampling = call.sampling
         attributes: dict[str, AttributeValue] = {
             names.OPERATION: names.CHAT,
@@ -116,38 +191,56 @@ class _ProgramSpan:
             attributes[names.REQUEST_SEED] = sampling.seed
         if sampling.stop:
             attributes[names.REQUEST_STOP] = sampling.stop
-        return self._call(f"{names.CHAT} {model}", call, attempt, at, attributes)
+        return self._call(f"{names.CHAT} {model}", call, attempt, at, attributes, producers)
 
-    def tool(self, call: FunctionCall, attempt: int, at: float) -> CallTrace:
+    def tool(self, call: FunctionCall, attempt: int, at: float, producers: Sequence[str] = ()) -> CallTrace:
         attributes: dict[str, AttributeValue] = {
             names.OPERATION: names.EXECUTE_TOOL,
             names.TOOL_NAME: call.tool,
             names.TOOL_CALL_ID: call.id,
             names.TOOL_TYPE: "function",
         }
-        return self._call(f"{names.EXECUTE_TOOL} {call.tool}", call, attempt, at, attributes)
+        return self._call(f"{names.EXECUTE_TOOL} {call.tool}", call, attempt, at, attributes, producers)
 
     def _call(
-        self, name: str, call: LLMCall | FunctionCall, attempt: int, at: float, attributes: dict[str, AttributeValue]
+        self,
+        name: str,
+        call: LLMCall | FunctionCall,
+        attempt: int,
+        at: float,
+        attributes: dict[str, AttributeValue],
+        producers: Sequence[str],
     ) -> CallTrace:
         attributes[names.PROGRAM_ID] = self._program
         attributes[names.CALL_ID] = call.id
         attributes[names.ATTEMPT] = attempt
+        attributes[names.VARIABLE] = call.variable
         if call.stage is not None:
             attributes[names.STAGE] = call.stage
         span = self._tracer.start_span(
-            name, context=self._context, kind=SpanKind.INTERNAL, attributes=attributes, start_time=_ns(at)
+            name,
+            context=self._context,
+            kind=SpanKind.INTERNAL,
+            attributes=self._translate(attributes),
+            links=[
+                Link(context, {names.VARIABLE_PRODUCER: producer})
+                for producer in producers
+                if (context := self._calls.get(producer)) is not None
+            ],
+            start_time=_ns(at),
         )
-        return _CallSpan(span, self._content)
+        self._calls[call.id] = span.get_span_context()
+        return _CallSpan(span, self._content, self._translate)
 
     def end(self, at: float, error: str | None) -> None:
         _end(self._span, at, error)
 
 
 class _CallSpan:
-    def __init__(self, span: Span, content: bool) -> None:
+    def __init__(self, span: Span, content: bool, translate: Translate) -> None:
         self._span = span
         self._content = content
+        self._translate = translate
 
     @property
     def traceparent(self) -> str:
@@ -162,27 +255,59 @@ class _CallSpan:
         error: str | None,
         messages: Sequence[ChatMessage],
         text: str,
+        facts: Facts = NO_FACTS,
     ) -> None:
-        span = self._span
+        attributes = _facts(facts)
         if usage is not None:
-            span.set_attribute(names.INPUT_TOKENS, usage.prompt_tokens)
-            span.set_attribute(names.OUTPUT_TOKENS, usage.output_tokens)
-            span.set_attribute(names.CACHE_READ_TOKENS, usage.cached_tokens)
-            span.set_attribute(names.QUEUE_SECONDS, usage.queue_s)
-            span.set_attribute(names.PREFILL_SECONDS, usage.prefill_s)
-            span.set_attribute(names.DECODE_SECONDS, usage.decode_s)
+            attributes |= {
+                names.INPUT_TOKENS: usage.prompt_tokens,
+                names.OUTPUT_TOKENS: usage.output_tokens,
+                names.CACHE_READ_TOKENS: usage.cached_tokens,
+                names.QUEUE_SECONDS: usage.queue_s,
+                names.PREFILL_SECONDS: usage.prefill_s,
+                names.DECODE_SECONDS: usage.decode_s,
+            }
+            if usage.recomputed_tokens:
+                attributes[names.RECOMPUTED_TOKENS] = usage.recomputed_tokens
         if finish is not None:
-            span.set_attribute(names.FINISH_REASONS, (finish.value,))
+            attributes[names.FINISH_REASONS] = (finish.value,)
         if self._content:
-            span.set_attribute(names.INPUT_MESSAGES, _messages([(m.role, m.content) for m in messages]))
-            span.set_attribute(names.OUTPUT_MESSAGES, _messages([("assistant", text)]))
-        _end(span, at, error)
+            attributes[names.INPUT_MESSAGES] = _messages([(m.role, m.content) for m in messages])
+            attributes[names.OUTPUT_MESSAGES] = _messages([("assistant", text)])
+        self._end(at, error, attributes)
 
-    def end_tool(self, at: float, *, error: str | None, arguments: Any, result: Any) -> None:
+    def end_tool(self, at: float, *, error: str | None, arguments: Any, result: Any, facts: Facts = NO_FACTS) -> None:
+        attributes = _facts(facts)
         if self._content:
-            self._span.set_attribute(names.TOOL_ARGUMENTS, _json(arguments))
-            self._span.set_attribute(names.TOOL_RESULT, _json(result))
+            attributes[names.TOOL_ARGUMENTS] = _json(arguments)
+            attributes[names.TOOL_RESULT] = _json(result)
+        self._end(at, error, attributes)
+
+    def _end(self, at: float, error: str | None, attributes: dict[str, AttributeValue]) -> None:
+        self._span.set_attributes(self._translate(attributes))
         _end(self._span, at, error)
+
+
+def _facts(facts: Facts) -> dict[str, AttributeValue]:
+    """The attributes of the facts that apply."""
+    if facts is NO_FACTS:
+        return {}
+    found = {
+        names.VARIABLE_CONSUMERS: tuple(facts.consumers) or None,
+        names.QUEUE_BEHIND: tuple(facts.behind) or None,
+        names.TIME_TO_FIRST_CHUNK: facts.first_chunk_s,
+        names.SLACK_SECONDS: facts.slack_s,
+        names.LEASE_TTL: facts.lease_ttl_s,
+        names.LEASE_TIER: facts.lease_tier,
+        names.LEASE_OUTCOME: facts.lease_outcome,
+        names.CACHE_VERDICT: facts.cache_verdict,
+        names.CACHE_CATEGORY: facts.cache_category,
+        names.CACHE_SIMILARITY: facts.cache_similarity,
+        names.CACHE_AGE: facts.cache_age_s,
+        names.CACHE_SAVED_SECONDS: facts.cache_saved_s,
+        names.CACHE_SAVED_TOKENS: facts.cache_saved_tokens,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _end(span: Span, at: float, error: str | None) -> None:

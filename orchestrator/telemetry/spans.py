@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +41,28 @@ def parse_traceparent(header: str | None) -> TraceContext | None:
     return TraceContext(trace_id, span_id, flags)
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What else is known of an attempt at its end. None and empty: does not apply."""
+
+    consumers: Sequence[str] = ()
+    behind: Sequence[str] = ()
+    first_chunk_s: float | None = None
+    slack_s: float | None = None
+    lease_ttl_s: float | None = None
+    lease_tier: str | None = None
+    lease_outcome: str | None = None
+    cache_verdict: str | None = None
+    cache_category: str | None = None
+    cache_similarity: float | None = None
+    cache_age_s: float | None = None
+    cache_saved_s: float | None = None
+    cache_saved_tokens: int | None = None
+
+
+NO_FACTS = Facts()
+
+
 class CallTrace(Protocol):
     """One attempt of a call. Ended exactly once, by one of the `end_` methods. Times are seconds since the epoch."""
 
@@ -55,9 +78,12 @@ class CallTrace(Protocol):
         error: str | None,
         messages: Sequence[ChatMessage],
         text: str,
+        facts: Facts = NO_FACTS,
     ) -> None: ...
 
-    def end_tool(self, at: float, *, error: str | None, arguments: Any, result: Any) -> None: ...
+    def end_tool(
+        self, at: float, *, error: str | None, arguments: Any, result: Any, facts: Facts = NO_FACTS
+    ) -> None: ...
 
 
 class ProgramTrace(Protocol):
@@ -69,16 +95,31 @@ class ProgramTrace(Protocol):
     @property
     def traceparent(self) -> str: ...
 
-    def llm(self, call: LLMCall, model: str, attempt: int, at: float) -> CallTrace: ...
+    def llm(self, call: LLMCall, model: str, attempt: int, at: float, producers: Sequence[str] = ()) -> CallTrace:
+        """Open the span of an attempt. `producers`: the calls whose ends it waited for; the span links to theirs."""
+        ...
 
-    def tool(self, call: FunctionCall, attempt: int, at: float) -> CallTrace: ...
+    def tool(self, call: FunctionCall, attempt: int, at: float, producers: Sequence[str] = ()) -> CallTrace: ...
 
     def end(self, at: float, error: str | None) -> None: ...
 
 
 class Telemetry(Protocol):
+    @property
+    def recording(self) -> bool:
+        """False if nobody will ever see a span."""
+        ...
+
     def program(
-        self, program: str, workflow: str, at: float, parent: TraceContext | None, earlier: TraceContext | None = None
+        self,
+        program: str,
+        workflow: str,
+        at: float,
+        parent: TraceContext | None,
+        earlier: TraceContext | None = None,
+        *,
+        objective: str = "",
+        policy: str = "",
     ) -> ProgramTrace:
         """Open a program's span under `parent`. `earlier`: its span before the server was started again."""
         ...
@@ -95,10 +136,10 @@ class _NullTrace:
         self.trace_id = context.trace_id
         self.traceparent = context.traceparent
 
-    def llm(self, call: LLMCall, model: str, attempt: int, at: float) -> _NullTrace:
+    def llm(self, call: LLMCall, model: str, attempt: int, at: float, producers: Sequence[str] = ()) -> _NullTrace:
         return self
 
-    def tool(self, call: FunctionCall, attempt: int, at: float) -> _NullTrace:
+    def tool(self, call: FunctionCall, attempt: int, at: float, producers: Sequence[str] = ()) -> _NullTrace:
         return self
 
     def end(self, at: float, error: str | None) -> None:
@@ -113,10 +154,11 @@ class _NullTrace:
         error: str | None,
         messages: Sequence[ChatMessage],
         text: str,
+        facts: Facts = NO_FACTS,
     ) -> None:
         return
 
-    def end_tool(self, at: float, *, error: str | None, arguments: Any, result: Any) -> None:
+    def end_tool(self, at: float, *, error: str | None, arguments: Any, result: Any, facts: Facts = NO_FACTS) -> None:
         return
 
 
@@ -126,8 +168,18 @@ class NullTelemetry:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
+    recording = False
+
     def program(
-        self, program: str, workflow: str, at: float, parent: TraceContext | None, earlier: TraceContext | None = None
+        self,
+        program: str,
+        workflow: str,
+        at: float,
+        parent: TraceContext | None,
+        earlier: TraceContext | None = None,
+        *,
+        objective: str = "",
+        policy: str = "",
     ) -> ProgramTrace:
         context = parent or earlier
         if context is None:
