@@ -11,6 +11,7 @@ from engine.clock import Clock, SystemClock
 from engine.config import BLOCK_TOKENS, EngineConfig, ModelSpec, read_spec
 from engine.local import LocalEngine
 from engine.models.decoder import Decoder
+from engine.ops.torch_ops import TorchOps
 from engine.protocol import ModelInfo, ModelLoadError
 from engine.runner import ModelRunner
 from engine.sequence import blocks_for
@@ -43,8 +44,9 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         raise ModelLoadError(f"kv_bytes {config.kv_bytes} holds no block of {token_bytes * BLOCK_TOKENS} bytes")
     context = min(context, blocks * BLOCK_TOKENS)
     try:
+        ops = TorchOps(spec, weights.embedding, context)
         runner = ModelRunner(
-            Decoder(spec, weights, context), blocks=blocks, max_running=config.max_running, context_tokens=context
+            Decoder(spec, weights, ops), blocks=blocks, max_running=config.max_running, context_tokens=context
         )
     except RuntimeError as error:
         raise ModelLoadError(f"no memory for {blocks} KV blocks: {error}") from None

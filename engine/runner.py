@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from engine.config import BLOCK_TOKENS
-from engine.models.decoder import Batch, Decoder, Extend
+from engine.models.decoder import Decoder
+from engine.ops.torch_ops import Batch, Extend
 from engine.protocol import EngineError
 from engine.sampler import sample
 from engine.scheduler import Step
@@ -27,7 +28,7 @@ class ModelRunner:
     are wiped after a numerical fault, so that what a mask hides is always finite.
     """
 
-    def __init__(self, decoder: Decoder, *, blocks: int, max_running: int, context_tokens: int) -> None:
+    def __init__(self, decoder: Decoder[Batch], *, blocks: int, max_running: int, context_tokens: int) -> None:
         spec, like = decoder.spec, decoder.weights.embedding
         self._decoder = decoder
         self._device = like.device
