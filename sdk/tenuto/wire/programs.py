@@ -146,10 +146,22 @@ class TimelineCall(WireModel):
     output_tokens: int = 0
     attempts: int = 0
     cache: CacheHit | None = None
+    behind: tuple[str, ...] = ()
+    """While it queued, these programs had calls on its engine: those with the most first, at most four."""
+
+
+class PathStep(WireModel):
+    """Seconds of the measured critical path: `cause` is None where nothing accounts for them."""
+
+    call: str | None
+    cause: str | None
+    start_s: float
+    end_s: float
 
 
 class Timeline(WireModel):
-    """`GET /v1/programs/{id}/timeline`."""
+    """`GET /v1/programs/{id}/timeline`. `path` covers every moment from the acceptance to the end (or to now) once;
+    `causes` sums it up."""
 
     program: str
     workflow: str
@@ -158,6 +170,8 @@ class Timeline(WireModel):
     seconds: float
     calls: tuple[TimelineCall, ...]
     critical_path: tuple[str, ...]
+    path: tuple[PathStep, ...] = ()
+    causes: dict[str, float] = {}
 
 
 T = TypeVar("T")
