@@ -111,6 +111,7 @@ class LocalEngine:
         self._calls: dict[str, _Call] = {}
         self._outbox: list[Delivery] = []
         self._prefill_s_per_token = 0.0
+        self._began_s = 0.0
 
     @property
     def has_work(self) -> bool:
@@ -184,20 +185,28 @@ class LocalEngine:
 
     def step(self) -> list[Delivery]:
         """Run one forward pass if there is work; what the requests get from it."""
-        started_s = self._clock.now()
+        step = self.begin()
+        return self.finish(step, self._run(step) if step else [])
+
+    def begin(self) -> Step:
+        """Expire leases and take the next step's work; it is empty only if there is none. `finish` must follow."""
+        self._began_s = self._clock.now()
         self._cache.leases.expire(self._scheduler.is_queued)
         step = self._scheduler.schedule()
+        for piece in step.pieces:
+            call = self._calls[piece.sequence.id]
+            if call.started_s is None:
+                call.started_s = self._began_s
+        return step
+
+    def finish(self, step: Step, results: Seq[int | EngineError]) -> list[Delivery]:
+        """The step is computed: `results` go to `step.sampled`. What the requests get, refusals and aborts included."""
         if step:
-            for piece in step.pieces:
-                call = self._calls[piece.sequence.id]
-                if call.started_s is None:
-                    call.started_s = started_s
-            results = self._run(step)
             ended_s = self._clock.now()
             self._scheduler.advance(step, [result if isinstance(result, int) else None for result in results])
             for sequence, result in zip(step.sampled, results, strict=True):
                 self._deliver(self._calls[sequence.id], result, ended_s)
-            self._learn(step, ended_s - started_s)
+            self._learn(step, ended_s - self._began_s)
         deliveries, self._outbox = self._outbox, []
         return deliveries
 
