@@ -6,6 +6,7 @@ ask for a shadow call, and both come back here.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
@@ -380,7 +381,14 @@ class SemanticCache:
         the disk when this returns.
         """
         self._open_or_raise()
-        return await (admin.depending(self._store, tag, tenant) if dry_run else self._keeper.bump(tag, tenant))
+        if dry_run:
+            return await admin.depending(self._store, tag, tenant)
+        return await asyncio.shield(self._keeper.bump(tag, tenant))
+
+    def bump_now(self, tag: str, tenant: str) -> asyncio.Task[int]:
+        """As `bump`, in force before this returns; the task ends when it is on the disk too. Raises CacheClosed."""
+        self._open_or_raise()
+        return self._keeper.bump(tag, tenant)
 
     def observe_load(self, *, queue_s: float, target_s: float, running: int, capacity: int) -> float:
         """Tell how loaded the engines are; returns the level in force (0..1)."""

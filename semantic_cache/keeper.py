@@ -79,6 +79,7 @@ class Keeper:
     _inserts: int = 0
     _dirty: set[int] = field(default_factory=set)
     _inserting: set[asyncio.Future[list[int | None]]] = field(default_factory=set)
+    _bumping: set[asyncio.Task[int]] = field(default_factory=set)
 
     # -- coming in ------------------------------------------------------------------------------
 
@@ -252,7 +253,7 @@ class Keeper:
 
     async def close(self) -> None:
         """Finish what is being inserted and write the counted hits down."""
-        await asyncio.gather(*self._inserting, return_exceptions=True)
+        await asyncio.gather(*self._inserting, *self._bumping, return_exceptions=True)
         with contextlib.suppress(StoreError):
             await self._write_hits()
 
@@ -262,13 +263,16 @@ class Keeper:
         sql = "UPDATE entries SET hits = ?, last_hit = ? WHERE id = ?"
         return [(sql, (int(table.hits[table.slot(e)]), float(table.last_hit[table.slot(e)]), e)) for e in dirty]
 
-    async def bump(self, tag: str, tenant: str | None) -> int:
-        """Invalidate everything that depends on a tag; returns how many entries went.
-
-        In memory it holds before the first await; on the disk when this returns.
-        """
+    def bump(self, tag: str, tenant: str | None) -> asyncio.Task[int]:
+        """Invalidate everything that depends on a tag: in memory before this returns, on the disk when the task ends,
+        with how many entries went. The task goes on when who waits for it is cancelled."""
         scope = EVERYWHERE if tenant is None else tenant
-        number = self.state.bump(scope, tag)
+        task = asyncio.ensure_future(self._write_bump(tag, scope, self.state.bump(scope, tag)))
+        self._bumping.add(task)
+        task.add_done_callback(self._bumping.discard)
+        return task
+
+    async def _write_bump(self, tag: str, scope: str, number: int) -> int:
         noted: Statement = ("INSERT OR REPLACE INTO bumps VALUES (?, ?, ?)", (scope, tag, number))
         await self.store.write([noted], durable=True)
         rows = await self.store.query(

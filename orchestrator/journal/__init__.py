@@ -6,6 +6,7 @@ from orchestrator.journal.commit import Commit
 from orchestrator.journal.journal import Journal, NullJournal
 from orchestrator.journal.records import (
     Accepted,
+    Cached,
     Cause,
     Ended,
     Extended,
@@ -21,6 +22,7 @@ from orchestrator.journal.sqlite import SqliteJournal, Synchronous
 
 __all__ = [
     "Accepted",
+    "Cached",
     "Cause",
     "Commit",
     "Ended",

@@ -13,11 +13,29 @@ import orjson
 from pydantic import JsonValue
 from pydantic_core import from_json
 
-from tenuto.wire import ErrorValue, GraphExtension, ProgramStatus, ProgramSubmission, TimelineSpan
+from tenuto.wire import CacheHit, ErrorValue, GraphExtension, ProgramStatus, ProgramSubmission, TimelineSpan
 
 Cause: TypeAlias = Literal["client", "queue", "prefill", "recompute", "decode", "tool", "pause", "cache"]
 Span: TypeAlias = tuple[Cause, float, float]
 """Seconds with one cause: (cause, start, end) on the program's axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """How the semantic cache answered a call: the fields of the wire's `CacheHit`."""
+
+    hit: int
+    tier: Literal["exact", "semantic", "flight"]
+    category: str
+    similarity: float
+    age_s: float
+    saved_s: float
+    saved_tokens: int
+    entry: int | None = None
+
+    def view(self) -> CacheHit:
+        """As the protocol shows it."""
+        return CacheHit.model_construct(**{name: getattr(self, name) for name in self.__slots__})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +47,7 @@ class RunFacts:
     cached_tokens: int = 0
     output_tokens: int = 0
     spans: tuple[Span, ...] = ()
+    cache: Cached | None = None
 
     def timeline(self) -> tuple[TimelineSpan, ...]:
         """The spans as the protocol shows them."""
@@ -38,7 +57,8 @@ class RunFacts:
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A program was accepted. `submission` is its JSON. `span` is the traceparent of the program's own span,
-    `traceparent` the client's. `key` is a digest of tenant and idempotency key, `body_hash` one of the body."""
+    `traceparent` the client's. `key` is a digest of tenant and idempotency key, `body_hash` one of the body.
+    `principal`: who of the tenant submitted it."""
 
     program: str
     tenant: str
@@ -48,6 +68,7 @@ class Accepted:
     traceparent: str | None = None
     key: str | None = None
     body_hash: str | None = None
+    principal: str | None = None
 
     def parse(self) -> ProgramSubmission:
         return ProgramSubmission.model_validate_json(self.submission)
@@ -158,7 +179,7 @@ def encode(record: Record) -> Row:
             return Row(record.program, "accepted", record.key, orjson.dumps(kept), record.submission)
 
 
-_ACCEPTED_FACTS = ("tenant", "accepted_at", "span", "traceparent", "body_hash")
+_ACCEPTED_FACTS = ("tenant", "accepted_at", "span", "traceparent", "body_hash", "principal")
 
 
 def decode(row: Row) -> Record:
@@ -189,4 +210,5 @@ def decode(row: Row) -> Record:
 
 def _run_facts(stored: dict[str, Any]) -> RunFacts:
     spans = tuple((cause, start_s, end_s) for cause, start_s, end_s in stored.pop("spans"))
-    return RunFacts(**stored, spans=spans)
+    cache = stored.pop("cache", None)  # absent in journals of earlier versions
+    return RunFacts(**stored, spans=spans, cache=None if cache is None else Cached(**cache))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from engine.protocol import Usage
-from orchestrator.journal import Cause, RunFacts, Span
+from orchestrator.journal import Cached, Cause, RunFacts, Span
 from tenuto.wire import Call, ErrorValue, LLMCall, ValueType
 
 
@@ -48,6 +48,7 @@ class CallRun:
     waiting_since_s: float = 0.0
     error: ErrorValue | None = None
     usage: Usage | None = None
+    cache: Cached | None = None
     spans: list[Span] = field(default_factory=list)
     intended: bool = False  # the journal holds an intent of this call
     task: asyncio.Task[None] | None = None
@@ -72,13 +73,14 @@ class CallRun:
         """What the journal keeps of how the call ran."""
         usage = self.usage
         if usage is None:
-            return RunFacts(attempts=self.runs, spans=tuple(self.spans))
+            return RunFacts(attempts=self.runs, spans=tuple(self.spans), cache=self.cache)
         return RunFacts(self.runs, usage.prompt_tokens, usage.cached_tokens, usage.output_tokens, tuple(self.spans))
 
     def restore(self, facts: RunFacts) -> None:
         """Take back what the journal kept."""
         self.runs = facts.attempts
         self.spans = list(facts.spans)
+        self.cache = facts.cache
         self.usage = Usage(facts.prompt_tokens, facts.cached_tokens, facts.output_tokens, 0.0, 0.0, 0.0)
 
 

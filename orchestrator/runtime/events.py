@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from orchestrator.errors import RuntimeFault
-from tenuto.wire import TERMINAL_EVENTS, ErrorValue, Event, EventKind
+from tenuto.wire import TERMINAL_EVENTS, CacheHit, ErrorValue, Event, EventKind
 
 RESUME_STRIDE = 2**32
 """Numbers skipped at a restart: more than a reader can have seen beyond the last durable event. Token events are not
@@ -33,6 +33,7 @@ class Entry(NamedTuple):
     text: str | None = None
     value: JsonValue = None
     error: ErrorValue | None = None
+    cache: CacheHit | None = None
 
     def event(self) -> Event:
         """The event as the protocol shows it."""
@@ -75,10 +76,11 @@ class EventLog:
         attempt: int = 0,
         value: JsonValue = None,
         error: ErrorValue | None = None,
+        cache: CacheHit | None = None,
     ) -> None:
         """Append an event that is kept."""
         self.last += 1
-        self._kept.append(Entry(self.last, at_s, kind, call, variable, attempt, None, value, error))
+        self._kept.append(Entry(self.last, at_s, kind, call, variable, attempt, None, value, error, cache))
         if kind in TERMINAL_EVENTS:
             self._terminal = self.last
         if self._wake is not None:

@@ -22,6 +22,7 @@ from orchestrator.runtime.order import effect_order
 from orchestrator.telemetry import ProgramTrace
 from orchestrator.tools import EffectOrder, FailureType
 from tenuto.wire import (
+    CacheHit,
     ErrorValue,
     EventKind,
     Graph,
@@ -91,9 +92,11 @@ class Program:
         host: Host,
         key: str | None = None,
         body_hash: str | None = None,
+        principal: str | None = None,
     ) -> None:
         self.id = id
         self.tenant = tenant
+        self.principal = principal
         self.workflow = submission.workflow
         self.objective = submission.objective
         self.toolset = submission.toolset
@@ -203,12 +206,12 @@ class Program:
         return spans[-1][2] if spans else 0.0
 
     def start(self, run: CallRun) -> None:
-        """An engine or a worker has the call now."""
+        """An engine, a worker or the cache has the call now."""
         now = self.now()
         run.span("queue", run.waiting_since_s, now)
         run.state = CallState.RUNNING
         run.waiting_since_s = now
-        self.log.add(now, EventKind.CALL_STARTED, run.call.id, attempt=self.attempt(run))
+        self.log.add(now, EventKind.CALL_STARTED, run.call.id, attempt=self.attempt(run), cache=_hit(run))
 
     def retry(self, run: CallRun, error: ErrorValue) -> None:
         """The run failed and another will follow."""
@@ -235,7 +238,7 @@ class Program:
         self.values[call.variable] = value
         seq = self.log.hold()
         commit = self.host.record(Written(self.id, call.id, encoded, seq, now, facts))
-        self.log.add(now, EventKind.CALL_ENDED, call.id, attempt=self.attempt(run))
+        self.log.add(now, EventKind.CALL_ENDED, call.id, attempt=self.attempt(run), cache=_hit(run))
         self.log.add(now, EventKind.VARIABLE_WRITTEN, call.id, variable=call.variable, value=value)
         for name in self.graph.end(call.id):
             self._ready(self.calls[name], now)
@@ -388,6 +391,10 @@ class Program:
             assert (variable.error is not None) == (run.state.final and run.state is not CallState.ENDED)
         if self.outcome is not None:
             assert unfinished == 0
+
+
+def _hit(run: CallRun) -> CacheHit | None:
+    return None if run.cache is None else run.cache.view()
 
 
 class _Publication:

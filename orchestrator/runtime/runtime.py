@@ -164,16 +164,17 @@ class Runtime:
         tenant: str,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
+        principal: str | None = None,
     ) -> tuple[ProgramSummary, bool]:
         """Accept a program and start it; returns when it is durable. False: the key was used, this is its program.
 
-        Raises InvalidSubmission (located), TooLarge, Busy, IdempotencyMismatch, Conflict (the key's first
-        submission is still on its way), JournalUnavailable.
+        `principal`: who of the tenant asks. Raises InvalidSubmission (located), TooLarge, Busy, IdempotencyMismatch,
+        Conflict (the key's first submission is still on its way), JournalUnavailable.
         """
         self._check_alive()
         body = submission.model_dump_json().encode()
         if idempotency_key is None:
-            return await self._accept(submission, body, tenant, traceparent), True
+            return await self._accept(submission, body, tenant, traceparent, principal), True
         key = hashlib.sha256(f"{tenant}\n{idempotency_key}".encode()).hexdigest()
         body_hash = hashlib.sha256(body).hexdigest()
         if key in self._in_flight:
@@ -183,7 +184,7 @@ class Runtime:
         try:
             if (earlier := await self._accepted_under(key, body_hash, tenant)) is not None:
                 return views.summary(earlier), False
-            return await self._accept(submission, body, tenant, traceparent, key, body_hash), True
+            return await self._accept(submission, body, tenant, traceparent, principal, key, body_hash), True
         finally:
             del self._in_flight[key]
 
@@ -332,6 +333,7 @@ class Runtime:
         body: bytes,
         tenant: str,
         traceparent: str | None,
+        principal: str | None,
         key: str | None = None,
         body_hash: str | None = None,
     ) -> ProgramSummary:
@@ -341,7 +343,7 @@ class Runtime:
         wall_s = self._clock.wall()
         id = self._ids.next(wall_s)
         trace = self._telemetry.program(id, submission.workflow, wall_s, parse_traceparent(traceparent))
-        accepted = Accepted(id, tenant, wall_s, body, trace.traceparent, traceparent, key, body_hash)
+        accepted = Accepted(id, tenant, wall_s, body, trace.traceparent, traceparent, key, body_hash, principal)
         program = self._make(accepted, submission, trace, self)
         try:
             ready = self._declare(program, submission.graph, body, prefix="/graph")
@@ -394,6 +396,7 @@ class Runtime:
             host=host,
             key=accepted.key,
             body_hash=accepted.body_hash,
+            principal=accepted.principal,
         )
 
     def _remake(self, accepted: Accepted, submission: ProgramSubmission, host: Host) -> Program:

@@ -111,6 +111,7 @@ def _call_view(run: CallRun) -> CallView:
         state=run.state.value,
         output=run.call.variable,
         error=run.error,
+        cache=None if run.cache is None else run.cache.view(),
     )
 
 
@@ -127,4 +128,5 @@ def _timeline_call(program: Program, run: CallRun) -> TimelineCall:
         cached_tokens=facts.cached_tokens,
         output_tokens=facts.output_tokens,
         attempts=facts.attempts,
+        cache=None if facts.cache is None else facts.cache.view(),
     )

@@ -11,13 +11,15 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from usearch.compiled import ScalarKind
-from usearch.index import Index
 
 from semantic_cache.index.scan import Ids, ScanRows, Similarities, Vectors
+
+if TYPE_CHECKING:  # a cache without an embedder has no graph and needs no such library
+    from usearch.index import Index
 
 CONNECTIVITY = 16
 EXPANSION_ADD = 128
@@ -79,6 +81,8 @@ class GraphWork:
 
 def empty_graph(dimensions: int) -> Index:
     """A graph for unit vectors: inner product, half precision, real keys."""
+    from usearch.index import Index
+
     return Index(
         ndim=dimensions,
         metric="ip",
@@ -150,6 +154,9 @@ def save_graph(graph: Index, path: Path) -> None:
 
 def load_graph(path: Path, dimensions: int) -> Index | None:
     """A graph from its file; None when there is none or it is not one of ours for vectors of this length."""
+    from usearch.compiled import ScalarKind
+    from usearch.index import Index
+
     try:
         about = Index.metadata(str(path))
         if about is None or about["dimensions"] != dimensions or about["kind_scalar"] != ScalarKind.F16:

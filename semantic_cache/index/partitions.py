@@ -7,13 +7,16 @@ thread and never stores anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from usearch.index import Index
 
 from semantic_cache.index.graph import Alive, GraphRows, GraphWork
 from semantic_cache.index.scan import Ids, ScanRows, Similarities, Vectors
+
+if TYPE_CHECKING:
+    from usearch.index import Index
 
 SCAN_ROWS = 20_000
 TAIL_ROWS = 4_096
