@@ -5,6 +5,7 @@ A hash names a block's tokens and everything before them, under a salt; equal ha
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -15,11 +16,22 @@ ROOT = -1
 _BLOCK_BYTES = BLOCK_TOKENS * 4
 
 
-def extend_chain(hashes: list[bytes], tokens: Sequence[int], salt: str) -> None:
+class KeyedTokens(ABC):
+    """Tokens that know their blocks' names without being spelled out: those of simulated prompts."""
+
+    @abstractmethod
+    def extend_keys(self, hashes: list[bytes], salt: str) -> None:
+        """Append the names of the full blocks that `hashes` lacks; equal names mean equal tokens from the root on."""
+
+
+def extend_chain(hashes: list[bytes], tokens: Sequence[int] | KeyedTokens, salt: str) -> None:
     """Append the hashes of the full blocks of `tokens` that `hashes` lacks.
 
     Hash of block i = BLAKE2b-128(hash of block i - 1, or of the salt; the block's ids as int32).
     """
+    if isinstance(tokens, KeyedTokens):
+        tokens.extend_keys(hashes, salt)
+        return
     known = len(hashes)
     full = len(tokens) // BLOCK_TOKENS
     if known >= full:
