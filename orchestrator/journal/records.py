@@ -48,6 +48,7 @@ class RunFacts:
     output_tokens: int = 0
     spans: tuple[Span, ...] = ()
     cache: Cached | None = None
+    behind: tuple[str, ...] = ()
 
     def timeline(self) -> tuple[TimelineSpan, ...]:
         """The spans as the protocol shows them."""
@@ -211,4 +212,5 @@ def decode(row: Row) -> Record:
 def _run_facts(stored: dict[str, Any]) -> RunFacts:
     spans = tuple((cause, start_s, end_s) for cause, start_s, end_s in stored.pop("spans"))
     cache = stored.pop("cache", None)  # absent in journals of earlier versions
-    return RunFacts(**stored, spans=spans, cache=None if cache is None else Cached(**cache))
+    behind = tuple(stored.pop("behind", ()))
+    return RunFacts(**stored, spans=spans, cache=None if cache is None else Cached(**cache), behind=behind)

@@ -48,6 +48,7 @@ class CallRun:
     waiting_since_s: float = 0.0
     error: ErrorValue | None = None
     usage: Usage | None = None
+    behind: tuple[str, ...] = ()
     cache: Cached | None = None
     spans: list[Span] = field(default_factory=list)
     intended: bool = False  # the journal holds an intent of this call
@@ -60,10 +61,23 @@ class CallRun:
 
     def cut(self, now: float) -> None:
         """The call is cancelled in whatever it does: attribute the seconds since its last change."""
+        if (doing := self._doing()) is not None:
+            self.span(doing, self.waiting_since_s, now)
+
+    def spans_until(self, now: float) -> list[Span]:
+        """The spans, with that of what the call does now: a call that has not ended has no last one yet."""
+        doing = self._doing()
+        if doing is None or now <= self.waiting_since_s:
+            return self.spans
+        return [*self.spans, (doing, self.waiting_since_s, now)]
+
+    def _doing(self) -> Cause | None:
+        """The cause of the second that passes now, as far as can be known before the engine has told."""
         if self.state is CallState.RUNNING:
-            self.span("decode" if isinstance(self.call, LLMCall) else "tool", self.waiting_since_s, now)
-        elif self.state is CallState.READY:
-            self.span("pause" if self.runs else "queue", self.waiting_since_s, now)
+            return "decode" if isinstance(self.call, LLMCall) else "tool"
+        if self.state is CallState.READY:
+            return "pause" if self.runs else "queue"
+        return None
 
     def worked_s(self) -> float:
         """Seconds for which an engine or a worker was at work on the call."""
@@ -73,14 +87,22 @@ class CallRun:
         """What the journal keeps of how the call ran."""
         usage = self.usage
         if usage is None:
-            return RunFacts(attempts=self.runs, spans=tuple(self.spans), cache=self.cache)
-        return RunFacts(self.runs, usage.prompt_tokens, usage.cached_tokens, usage.output_tokens, tuple(self.spans))
+            return RunFacts(attempts=self.runs, spans=tuple(self.spans), cache=self.cache, behind=self.behind)
+        return RunFacts(
+            self.runs,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.output_tokens,
+            tuple(self.spans),
+            behind=self.behind,
+        )
 
     def restore(self, facts: RunFacts) -> None:
         """Take back what the journal kept."""
         self.runs = facts.attempts
         self.spans = list(facts.spans)
         self.cache = facts.cache
+        self.behind = facts.behind
         self.usage = Usage(facts.prompt_tokens, facts.cached_tokens, facts.output_tokens, 0.0, 0.0, 0.0)
 
 

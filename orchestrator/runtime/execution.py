@@ -19,6 +19,7 @@ from orchestrator.runtime.generation import Generation
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import EndedCall, ReadyCall
+from orchestrator.telemetry import CONSUMERS, NO_FACTS, Facts
 from orchestrator.tools import CallFailure, FailureType, ToolRun
 from orchestrator.tools.values import accept_result
 from tenuto.wire import Call, ErrorValue, FunctionCall, LLMCall, Retry
@@ -138,7 +139,9 @@ class Execution:
             arguments = {name: resolve(expr, program.values) for name, expr in call.arguments.items()}
         except PathError as error:
             raise CallFailure(FailureType.PATH_MISSING, f"the arguments cannot be made: {error}") from error
-        trace = program.trace.tool(call, run.runs, services.clock.wall())
+        producers = program.graph.predecessors(call.id) if program.trace.recording else ()
+        trace = program.trace.tool(call, run.runs, services.clock.wall(), producers)
+        began_s = program.now()
         services.priorities.call_ready(ReadyCall(program.id, call, run.runs, 0))
         tool_run = ToolRun(
             program=program.id,
@@ -168,7 +171,11 @@ class Execution:
             now_s = program.now()
             run.span("tool" if run.state is CallState.RUNNING else "queue", run.waiting_since_s, now_s)
             run.waiting_since_s = now_s
-            trace.end_tool(services.clock.wall(), error=error_type, arguments=arguments, result=result)
+            facts = NO_FACTS
+            if program.trace.recording:
+                facts = Facts(consumers=program.graph.successors(call.id)[:CONSUMERS])
+            trace.end_tool(services.clock.wall(), error=error_type, arguments=arguments, result=result, facts=facts)
+            services.metrics.tool_ended(call.tool, now_s - began_s, error_type)
 
     def _learn(self, program: Program, run: CallRun, *, succeeded: bool) -> None:
         """Tell the policy that the call holds nothing any more, and the statistics what it took."""

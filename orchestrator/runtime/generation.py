@@ -28,6 +28,7 @@ from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import ReadyCall
+from orchestrator.telemetry import CONSUMERS, NO_FACTS, Facts
 from orchestrator.tools import CallFailure, FailureType
 from orchestrator.tools.values import accept_text
 from tenuto.wire import JsonType, LLMCall, RegexConstraint
@@ -43,6 +44,7 @@ class Generation:
         self._call = call
         self._pieces: list[str] = []
         self._bytes = 0
+        self._first_chunk_s: float | None = None
         self._usage: Usage | None = None
         self._finish: FinishReason | None = None
 
@@ -54,6 +56,7 @@ class Generation:
         key = services.priorities.call_ready(ReadyCall(program.id, call, self._run.runs, expected))
         try:
             engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
+            self._run.behind = services.occupancy.others(engine.name, program.id)
             if gate is None:
                 return await self._traced(engine, messages, expected, key)
             await gate.enter(program.id, key)
@@ -71,12 +74,15 @@ class Generation:
         """Generate under a span, with every second accounted for."""
         grammar = _grammar(self._call, engine)
         program, clock = self._program, self._services.clock
-        trace = program.trace.llm(self._call, engine.name, self._run.runs, clock.wall())
+        producers = program.graph.predecessors(self._call.id) if program.trace.recording else ()
+        trace = program.trace.llm(self._call, engine.name, self._run.runs, clock.wall(), producers)
         request = self._request(messages, grammar, expected_tokens, key, trace.traceparent)
         program.start(self._run)
+        began_s = program.now()
         error_type: str | None = "cancelled"
         try:
-            await self._stream(engine, request)
+            with self._services.occupancy.holding(engine.name, program.id):
+                await self._stream(engine, request)
             value = self._value()
             error_type = None
             return value
@@ -88,6 +94,7 @@ class Generation:
             raise
         finally:
             self._account()
+            first_chunk_s = None if self._first_chunk_s is None else self._first_chunk_s - began_s
             trace.end_llm(
                 clock.wall(),
                 usage=self._usage,
@@ -95,7 +102,23 @@ class Generation:
                 error=error_type,
                 messages=messages,
                 text="".join(self._pieces),
+                facts=self._facts(first_chunk_s),
             )
+            self._services.metrics.llm_ended(
+                engine.name, program.now() - began_s, first_chunk_s, self._usage, error_type
+            )
+
+    def _facts(self, first_chunk_s: float | None) -> Facts:
+        """What the attempt's span tells beyond the usage."""
+        if not self._program.trace.recording:
+            return NO_FACTS
+        graph, run = self._program.graph, self._run
+        queued = self._usage is not None and self._usage.queue_s > 0
+        return Facts(
+            consumers=graph.successors(self._call.id)[:CONSUMERS],
+            behind=run.behind if queued else (),
+            first_chunk_s=first_chunk_s,
+        )
 
     def _messages(self) -> tuple[ChatMessage, ...]:
         try:
@@ -167,6 +190,8 @@ class Generation:
 
     def _take(self, chunk: TokenChunk) -> None:
         if chunk.text:
+            if self._first_chunk_s is None:
+                self._first_chunk_s = self._program.now()
             self._pieces.append(chunk.text)
             self._bytes += len(chunk.text)
             if self._bytes > self._services.limits.value_bytes:
@@ -195,9 +220,18 @@ class Generation:
             prefill_s = min(end_s, start_s + usage.queue_s)
             decode_s = min(end_s, prefill_s + usage.prefill_s)
             run.span("queue", start_s, prefill_s)
-            run.span("prefill", prefill_s, decode_s)
+            # What had to be read again comes first in a prompt: it was read before what is new.
+            again_s = prefill_s + (decode_s - prefill_s) * _share(usage)
+            run.span("recompute", prefill_s, again_s)
+            run.span("prefill", again_s, decode_s)
             run.span("decode", decode_s, end_s)
         run.waiting_since_s = end_s
+
+
+def _share(usage: Usage) -> float:
+    """The share of the prefill that went to tokens which the engine had computed before."""
+    computed = usage.prompt_tokens - usage.cached_tokens
+    return min(1.0, usage.recomputed_tokens / computed) if computed > 0 else 0.0
 
 
 def _failure(error: EngineError) -> CallFailure:

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from random import Random
 
 from dag.diagnostics import InvalidGraph
+from orchestrator.caching.call_cache import CallCache
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.errors import (
@@ -38,13 +39,14 @@ from orchestrator.runtime.replay import UnreadableProgram, replay
 from orchestrator.runtime.services import Services
 from orchestrator.runtime.shelf import Shelf
 from orchestrator.scheduling import Policy, ProgramArrival, StageStatistics
-from orchestrator.telemetry import NullTelemetry, ProgramTrace, Telemetry, parse_traceparent
+from orchestrator.telemetry import Metrics, NullMetrics, NullTelemetry, ProgramTrace, Telemetry, parse_traceparent
 from orchestrator.tools import FailureType, WorkerPool
 from tenuto.wire import (
     ErrorValue,
     Event,
     EventKind,
     GraphExtension,
+    LLMCall,
     Page,
     ProgramStatus,
     ProgramSubmission,
@@ -75,7 +77,9 @@ class Runtime:
         limits: Limits,
         rng: Random,
         telemetry: Telemetry | None = None,
+        metrics: Metrics | None = None,
         statistics: StageStatistics | None = None,
+        cache: CallCache | None = None,
     ) -> None:
         self._clock = clock
         self._journal = journal
@@ -89,6 +93,7 @@ class Runtime:
             statistics=statistics or StageStatistics(),
             limits=limits,
             rng=rng,
+            metrics=metrics or NullMetrics(),
         )
         self._execution = Execution(self._services)
         self._ids = ProgramIds(rng)
@@ -119,6 +124,7 @@ class Runtime:
         await self._services.priorities.close()
         await self._journal.close()
         await self._telemetry.close()
+        await self._services.metrics.close()
 
     def _halt(self, fault: JournalUnavailable) -> None:
         """The disk refused: no promise can be kept, so nothing more is done or told."""
@@ -321,6 +327,8 @@ class Runtime:
         self._services.priorities.program_ended(program.id)
         error = program.error.type if program.error is not None else None
         program.trace.end(self._clock.wall(), error)
+        ran = [isinstance(run.call, LLMCall) for run in program.calls.values() if run.runs]
+        self._services.metrics.program_ended(program.workflow, program.seconds(), sum(ran), len(ran) - sum(ran), error)
 
     def end_durable(self, program: Program) -> None:
         self._shelf.end(program)
@@ -342,7 +350,14 @@ class Runtime:
             raise self._busy(f"{self._shelf.live_count} programs are running", "live_programs")
         wall_s = self._clock.wall()
         id = self._ids.next(wall_s)
-        trace = self._telemetry.program(id, submission.workflow, wall_s, parse_traceparent(traceparent))
+        trace = self._telemetry.program(
+            id,
+            submission.workflow,
+            wall_s,
+            parse_traceparent(traceparent),
+            objective=submission.objective.kind,
+            policy=self._services.priorities.policy,
+        )
         accepted = Accepted(id, tenant, wall_s, body, trace.traceparent, traceparent, key, body_hash, principal)
         program = self._make(accepted, submission, trace, self)
         try:
@@ -407,6 +422,8 @@ class Runtime:
             self._clock.wall(),
             parse_traceparent(accepted.traceparent),
             parse_traceparent(accepted.span),
+            objective=submission.objective.kind,
+            policy=self._services.priorities.policy,
         )
         return self._make(accepted, submission, trace, host)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from engine.protocol import Engine
@@ -10,8 +10,10 @@ from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.limits import Limits
 from orchestrator.runtime.gate import Gate
+from orchestrator.runtime.occupancy import Occupancy
 from orchestrator.runtime.priorities import Priorities
 from orchestrator.scheduling import StageStatistics
+from orchestrator.telemetry import Metrics
 from orchestrator.tools import WorkerEngine, WorkerPool
 
 
@@ -26,6 +28,8 @@ class Services:
     statistics: StageStatistics
     limits: Limits
     rng: Random
+    metrics: Metrics
+    occupancy: Occupancy = field(default_factory=Occupancy)
 
     def place(self, model: str | None, *, tenant: str, toolset: str | None) -> tuple[Engine, Gate | None]:
         """The engine of a call, and its gate: a model that the program's own workers host, else one of the server's.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from dag.paths import critical_path
+from orchestrator.runtime import attribution
 from orchestrator.runtime.calls import CallRun, Variable
 from orchestrator.runtime.program import Program
 from orchestrator.scheduling import StageStatistics
 from tenuto.wire import (
     CallView,
     LLMCall,
+    PathStep,
     ProgramStatus,
     ProgramSummary,
     ProgramView,
@@ -59,24 +61,42 @@ def variable_view(program: Program, name: str) -> VariableView:
 def timeline(program: Program, statistics: StageStatistics) -> Timeline:
     """Where the seconds of a program's life went, and the chain of calls that its end waits for.
 
-    The critical path is the longest way through the graph (critical path method): by measured seconds for what has
-    ended, by expected ones for what has not.
+    Of an ended program that chain is the measured one; of a running one it is what must be expected.
     """
-    calls = tuple(_timeline_call(program, run) for run in program.calls.values())
-    seconds: dict[str, float] = {}
-    for shown, run in zip(calls, program.calls.values(), strict=True):
-        measured_s = shown.spans[-1].end_s - shown.spans[0].start_s if shown.spans else 0.0
-        expected_s = 0.0 if run.state.final else statistics.seconds(program.workflow, run.call) or 0.0
-        seconds[run.call.id] = max(measured_s, expected_s)
+    total_s = program.seconds()
+    steps = attribution.path(_measured(program), total_s)
+    ended = program.outcome is not None
     return Timeline.model_construct(
         program=program.id,
         workflow=program.workflow,
         status=program.status,
         trace_id=program.trace.trace_id,
-        seconds=program.seconds(),
-        calls=calls,
-        critical_path=critical_path(program.graph, lambda call: seconds[call.id]).calls,
+        seconds=total_s,
+        calls=tuple(_timeline_call(program, run) for run in program.calls.values()),
+        critical_path=attribution.calls_of(steps) if ended else _expected_path(program, statistics),
+        path=tuple(PathStep.model_construct(**step._asdict()) for step in steps),
+        causes=attribution.causes(steps),
     )
+
+
+def _measured(program: Program) -> dict[str, attribution.Measured]:
+    """What is known of each call's seconds; of what has not ended, up to now."""
+    now_s = program.seconds()
+    return {
+        name: attribution.Measured(program.graph.predecessors(name), run.spans_until(now_s))
+        for name, run in program.calls.items()
+    }
+
+
+def _expected_path(program: Program, statistics: StageStatistics) -> tuple[str, ...]:
+    """The longest way through the graph (critical path method): by measured seconds for what has ended, by expected
+    ones for what has not."""
+    seconds: dict[str, float] = {}
+    for name, run in program.calls.items():
+        measured_s = run.spans[-1][2] - run.spans[0][1] if run.spans else 0.0
+        expected_s = 0.0 if run.state.final else statistics.seconds(program.workflow, run.call) or 0.0
+        seconds[name] = max(measured_s, expected_s)
+    return critical_path(program.graph, lambda call: seconds[call.id]).calls
 
 
 def _summary_fields(program: Program) -> dict[str, Any]:
@@ -128,5 +148,6 @@ def _timeline_call(program: Program, run: CallRun) -> TimelineCall:
         cached_tokens=facts.cached_tokens,
         output_tokens=facts.output_tokens,
         attempts=facts.attempts,
+        behind=facts.behind,
         cache=None if facts.cache is None else facts.cache.view(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.telemetry.metrics import Meters, Metrics, NullMetrics
 from orchestrator.telemetry.otel import BadEnvironment, OpenTelemetry, from_environment, metrics_from_environment
 from orchestrator.telemetry.spans import (
+    CONSUMERS,
     NO_FACTS,
     CallTrace,
     Facts,
@@ -15,6 +16,7 @@ from orchestrator.telemetry.spans import (
 )
 
 __all__ = [
+    "CONSUMERS",
     "NO_FACTS",
     "BadEnvironment",
     "CallTrace",

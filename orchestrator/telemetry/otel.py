@@ -117,10 +117,6 @@ class OpenTelemetry:
         self._content = content
         self._translate = partial(translate, version=version)
 
-    @property
-    def recording(self) -> bool:
-        return True
-
     def program(
         self,
         program: str,
@@ -157,6 +153,8 @@ class OpenTelemetry:
 
 
 class _ProgramSpan:
+    recording = True
+
     def __init__(self, tracer: trace.Tracer, span: Span, program: str, content: bool, translate: Translate) -> None:
         self._tracer = tracer
         self._span = span

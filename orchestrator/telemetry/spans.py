@@ -41,6 +41,10 @@ def parse_traceparent(header: str | None) -> TraceContext | None:
     return TraceContext(trace_id, span_id, flags)
 
 
+CONSUMERS = 64
+"""At most so many consumers of a variable are named on its span."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What else is known of an attempt at its end. None and empty: does not apply."""
@@ -90,6 +94,11 @@ class ProgramTrace(Protocol):
     """A program's span and the makers of its children."""
 
     @property
+    def recording(self) -> bool:
+        """False if nobody will ever see a span: what only spans tell need not be gathered."""
+        ...
+
+    @property
     def trace_id(self) -> str: ...
 
     @property
@@ -105,11 +114,6 @@ class ProgramTrace(Protocol):
 
 
 class Telemetry(Protocol):
-    @property
-    def recording(self) -> bool:
-        """False if nobody will ever see a span."""
-        ...
-
     def program(
         self,
         program: str,
@@ -131,6 +135,7 @@ class _NullTrace:
     """Keeps the ids that others see, records nothing. One object serves a program and all its calls."""
 
     __slots__ = ("trace_id", "traceparent")
+    recording = False
 
     def __init__(self, context: TraceContext) -> None:
         self.trace_id = context.trace_id
@@ -167,8 +172,6 @@ class NullTelemetry:
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-
-    recording = False
 
     def program(
         self,

@@ -126,6 +126,43 @@ class ProgramView(ProgramSummary):
     error: ErrorValue | None = None
 
 
+class PlannedCallView(WireModel):
+    """A call that a model's text made: its number in the text, and the variable that has its result."""
+
+    number: int
+    tool: str
+    variable: str
+    thought: str | None = None
+
+
+class PlanFault(WireModel):
+    """What could not be done as it was written, where, and what to write instead. `number`: the call it is about."""
+
+    code: str
+    severity: Literal["error", "warning", "note"]
+    line: int
+    column: int
+    message: str
+    fix: str
+    number: int | None = None
+
+
+class PlanOutcome(WireModel):
+    """The value of an LLM call with `plan`: its text and what became of the calls in it.
+
+    `join`: the numbers whose ends the plan's next step needs; None: all of them. `joined`: the text said `join()`.
+    `first_close` and `last_close` tell what an early start can gain: little, if the calls stand at the text's end.
+    """
+
+    text: str
+    calls: tuple[PlannedCallView, ...] = ()
+    join: tuple[int, ...] | None = None
+    joined: bool = False
+    faults: tuple[PlanFault, ...] = ()
+    first_close: float = Field(default=1.0, description="share of the text that had come when the first call closed")
+    last_close: float = Field(default=1.0, description="share of the text that had come when the last call closed")
+
+
 class TimelineSpan(WireModel):
     """Seconds of a call's life with one cause, on the program's own axis (0 = accepted)."""
 
@@ -147,7 +184,7 @@ class TimelineCall(WireModel):
     attempts: int = 0
     cache: CacheHit | None = None
     behind: tuple[str, ...] = ()
-    """While it queued, these programs had calls on its engine: those with the most first, at most four."""
+    """When it began to queue, these programs had calls on its engine: the four that had been there longest."""
 
 
 class PathStep(WireModel):

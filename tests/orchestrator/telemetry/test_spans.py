@@ -73,6 +73,8 @@ async def test_a_program_is_one_trace_under_the_clients_span() -> None:
         "gen_ai.operation.name": "invoke_workflow",
         "gen_ai.workflow.name": "test",
         "tenuto.program.id": id,
+        "tenuto.objective": "latency",
+        "tenuto.sched.policy": "program_fcfs",
     }
     assert attributes(chat) == {
         "gen_ai.operation.name": "chat",
@@ -90,7 +92,10 @@ async def test_a_program_is_one_trace_under_the_clients_span() -> None:
         "gen_ai.usage.output_tokens": 2,
         "gen_ai.usage.cache_read.input_tokens": 0,
         "tenuto.program.id": id,
+        "gen_ai.response.time_to_first_chunk": 2.0,
         "tenuto.call.id": "a",
+        "tenuto.variable.name": "a",
+        "tenuto.variable.consumers": ("t",),
         "tenuto.stage": "draft",
         "tenuto.attempt": 1,
         "tenuto.queue_s": 1.0,
