@@ -27,7 +27,7 @@ from orchestrator.engines.local import local_engines
 from orchestrator.journal import Journal, NullJournal, SqliteJournal
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling import make_policy
-from orchestrator.telemetry import from_environment
+from orchestrator.telemetry import from_environment, metrics_from_environment
 from orchestrator.tools import WorkerPool
 
 DESCRIPTION = """Tenuto serves programs, not requests: a program is one run of a workflow, LLM calls and function calls
@@ -62,6 +62,7 @@ def assemble(
         limits=limits,
         rng=rng,
         telemetry=from_environment(rng),
+        metrics=metrics_from_environment(),
     )
     return Parts(runtime=runtime, engines=pool, workers=workers, limits=limits, started_at=clock.wall())
 

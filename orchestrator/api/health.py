@@ -1,4 +1,4 @@
-"""Routes for probes: is the process up, and can it serve LLM calls."""
+"""Routes for probes and monitors: is the process up, can it serve LLM calls, what has it done."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -9,6 +9,8 @@ from orchestrator.api.views import Health, Readiness
 from orchestrator.engines import EngineStatus
 
 router = APIRouter(tags=["health"])
+
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/healthz", summary="Is the process up", responses={**returns(Health), **problems()})
@@ -27,3 +29,13 @@ async def readyz(request: Request) -> Response:
         failed = any(state.status is EngineStatus.FAILED for state in waiting)
         raise ModelNotServed(detail) if failed else NotReady(detail)
     return answer(Readiness(models=tuple(state.name for state in states)))
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    responses={200: {"description": "the text exposition format", "content": {"text/plain": {}}}, **problems()},
+)
+async def metrics(request: Request) -> Response:
+    """Counters, gauges and histograms of this server, of all tenants together."""
+    return Response(parts_of(request).runtime.metrics.exposition(), media_type=_EXPOSITION)

@@ -3,6 +3,7 @@
 import re
 from typing import Annotated, Literal
 
+import orjson
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
@@ -11,6 +12,7 @@ from orchestrator.api.openapi import accepts, problems, returns, streams
 from orchestrator.api.parts import answer, parts_of, tenant
 from orchestrator.api.problems import InvalidRequest
 from orchestrator.api.sse import EventStream, frame, unless_left
+from orchestrator.telemetry import timelines
 from tenuto.wire import (
     Event,
     FieldError,
@@ -109,14 +111,28 @@ async def read(request: Request, program: ProgramId) -> Response:
     return answer(runtime.view(program, tenant=owner))
 
 
-@router.get(
-    "/{program}/timeline", summary="Where the time went", responses={**returns(Timeline), **problems(404, 422)}
-)
-async def timeline(request: Request, program: ProgramId) -> Response:
+@router.get("/{program}/timeline", summary="Where the time went", responses={**returns(Timeline), **problems(404, 422)})
+async def timeline(
+    request: Request,
+    program: ProgramId,
+    format: Annotated[
+        Literal["json", "chrome", "mermaid", "svg"],
+        Query(description="chrome: for Perfetto and chrome://tracing; mermaid: the graph; svg: a picture"),
+    ] = "json",
+) -> Response:
     """Every call's seconds by cause, and the critical path."""
     runtime, owner = parts_of(request).runtime, tenant(request)
     await runtime.recall(program, tenant=owner)
-    return answer(runtime.timeline(program, tenant=owner))
+    found = runtime.timeline(program, tenant=owner)
+    match format:
+        case "json":
+            return answer(found)
+        case "chrome":
+            return Response(orjson.dumps(timelines.chrome(found)), media_type="application/json")
+        case "mermaid":
+            return Response(timelines.flowchart(found), media_type="text/vnd.mermaid")
+        case "svg":
+            return Response(timelines.svg(found), media_type="image/svg+xml")
 
 
 @router.get(
@@ -138,9 +154,7 @@ async def variable(
     view = await runtime.variable(program, name, tenant=owner, wait_s=0)
     if wait > 0 and view.status is VariableStatus.EMPTY:
         wait_s = min(wait, parts.limits.variable_wait_s)
-        waited = await unless_left(
-            request, parts.streams, runtime.variable(program, name, tenant=owner, wait_s=wait_s)
-        )
+        waited = await unless_left(request, parts.streams, runtime.variable(program, name, tenant=owner, wait_s=wait_s))
         view = waited or view
     return answer(view)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import demo, doctor, key, run, serve, version
+from orchestrator.cli import demo, doctor, key, run, serve, trace, version
 
 app = typer.Typer(
     name="tenuto",
@@ -21,6 +21,7 @@ app.command("run")(run.run)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("key")(key.key)
+app.command("trace")(trace.trace)
 app.command("version")(version.version)
 
 

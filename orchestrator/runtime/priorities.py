@@ -45,6 +45,10 @@ class Priorities:
             gate = self._gates[engine] = Gate(self._engine_calls)
         return gate
 
+    def held(self) -> dict[str, int]:
+        """How many calls wait at the gate of each engine."""
+        return {engine: gate.held for engine, gate in self._gates.items()}
+
     def program_arrived(self, arrival: ProgramArrival) -> None:
         self._push(self._policy.program_arrived(arrival, self._clock.now()))
 

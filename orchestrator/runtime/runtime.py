@@ -39,7 +39,15 @@ from orchestrator.runtime.replay import UnreadableProgram, replay
 from orchestrator.runtime.services import Services
 from orchestrator.runtime.shelf import Shelf
 from orchestrator.scheduling import Policy, ProgramArrival, StageStatistics
-from orchestrator.telemetry import Metrics, NullMetrics, NullTelemetry, ProgramTrace, Telemetry, parse_traceparent
+from orchestrator.telemetry import (
+    Metrics,
+    NullMetrics,
+    NullTelemetry,
+    ProgramTrace,
+    Telemetry,
+    names,
+    parse_traceparent,
+)
 from orchestrator.tools import FailureType, WorkerPool
 from tenuto.wire import (
     ErrorValue,
@@ -94,6 +102,7 @@ class Runtime:
             limits=limits,
             rng=rng,
             metrics=metrics or NullMetrics(),
+            cache=cache or NoCallCache(),
         )
         self._execution = Execution(self._services)
         self._ids = ProgramIds(rng)
@@ -101,6 +110,22 @@ class Runtime:
         self._live_calls = 0
         self._in_flight: dict[str, str] = {}  # idempotency keys of submissions that are not durable yet
         self._fault: RuntimeFault | None = ShuttingDown("the runtime has not been started")
+
+        self._observe(self._services.metrics)
+
+    @property
+    def metrics(self) -> Metrics:
+        """What reads this runtime's metrics."""
+        return self._services.metrics
+
+    def _observe(self, metrics: Metrics) -> None:
+        """Let whoever reads the metrics read the numbers that are kept anyway."""
+        metrics.observe("tenuto.programs.live", lambda: [(self._shelf.live_count, {})])
+        metrics.observe("tenuto.calls.live", lambda: [(self._live_calls, {})])
+        metrics.observe(
+            "tenuto.queue.calls",
+            lambda: [(held, {names.ENGINE: engine}) for engine, held in self._services.priorities.held().items()],
+        )
 
     # -- start and end --------------------------------------------------------------------------
 
