@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tenuto.wire import Call, Constant, DictExpr, Expr, JsonPath, ListExpr, LLMCall, Reference, TextPart
+from tenuto.wire import Call, Constant, DictExpr, Expr, JsonPath, ListExpr, LLMCall, Reference, TextExpr, TextPart
 
 Steps = tuple[str | int, ...]
 
@@ -43,7 +43,10 @@ def _expression_reads(expr: Expr, where: Steps) -> Iterator[Read]:
             stack.extend(_items(node, steps))
 
 
-def _items(node: ListExpr | DictExpr, steps: Steps) -> list[tuple[Expr, Steps]]:
+def _items(node: ListExpr | DictExpr | TextExpr, steps: Steps) -> list[tuple[Expr, Steps]]:
+    if isinstance(node, TextExpr):
+        parts = reversed([*enumerate(node.parts)])
+        return [(part, (*steps, "parts", index)) for index, part in parts if isinstance(part, Reference)]
     items = enumerate(node.items) if isinstance(node, ListExpr) else node.items.items()
     return [(item, (*steps, "items", key)) for key, item in items][::-1]
 
@@ -66,7 +69,7 @@ def expression_depth(expr: Expr) -> int:
     while stack:
         node, depth = stack.pop()
         deepest = max(deepest, depth)
-        if not isinstance(node, Constant | Reference):
+        if not isinstance(node, Constant | Reference | TextExpr):
             items = node.items if isinstance(node, ListExpr) else node.items.values()
             stack.extend((item, depth + 1) for item in items)
     return deepest

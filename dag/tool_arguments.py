@@ -14,6 +14,7 @@ from dag.reads import Steps
 from dag.schema import (
     ARRAY,
     OBJECT,
+    TEXT,
     Absent,
     Memo,
     Node,
@@ -24,7 +25,7 @@ from dag.schema import (
     standalone,
     validator,
 )
-from tenuto.wire import Constant, DictExpr, Expr, FunctionCall, ListExpr, Reference, ToolSpec
+from tenuto.wire import Constant, DictExpr, Expr, FunctionCall, ListExpr, Reference, TextExpr, ToolSpec
 
 
 class ArgumentFault(NamedTuple):
@@ -82,7 +83,14 @@ class ToolCheck:
             return self._constant(expr, wanted, where)
         if isinstance(expr, Reference):
             return self._reference(expr, wanted, where)
+        if isinstance(expr, TextExpr):
+            return self._text(wanted, where)
         return self._list(expr, wanted, where) if isinstance(expr, ListExpr) else self._dict(expr, wanted, where)
+
+    def _text(self, wanted: Node, where: Steps) -> Iterator[tuple[Steps, str]]:
+        admitted = possible_kinds(wanted)
+        if not admitted & TEXT:
+            yield where, f"a text where {describe_kinds(admitted)} is expected"
 
     def _list(self, expr: ListExpr, wanted: Node, where: Steps) -> Iterator[tuple[Steps, str]]:
         admitted = possible_kinds(wanted)

@@ -13,7 +13,18 @@ from typing import Any
 
 from dag.diagnostics import pointer, shorten
 from dag.schema import SchemaError, validator
-from tenuto.wire import Constant, Expr, JsonPath, ListExpr, Reference, TextPart, TextType, ValueType, VariablePart
+from tenuto.wire import (
+    Constant,
+    Expr,
+    JsonPath,
+    ListExpr,
+    Reference,
+    TextExpr,
+    TextPart,
+    TextType,
+    ValueType,
+    VariablePart,
+)
 
 MAX_DEPTH = 200
 """Lists and objects inside each other that a value may have; parsers of JSON and checkers of schemas stop near it."""
@@ -80,6 +91,10 @@ def resolve(expr: Expr, values: Mapping[str, Any]) -> Any:
         return project(expr.variable, expr.path, values)
     if isinstance(expr, ListExpr):
         return [resolve(item, values) for item in expr.items]
+    if isinstance(expr, TextExpr):
+        return "".join(
+            part if isinstance(part, str) else as_text(project(part.variable, part.path, values)) for part in expr.parts
+        )
     return {key: resolve(item, values) for key, item in expr.items.items()}
 
 

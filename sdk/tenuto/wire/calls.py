@@ -45,11 +45,15 @@ class EffectClass(StrEnum):
 
 
 class Retry(WireModel):
-    """Attempts after a failure. Wait before attempt n+1: `min(max_wait_s, first_wait_s * 2**(n-1))`, jittered."""
+    """Attempts after a failure. Wait before attempt n+1: `min(max_wait_s, first_wait_s * 2**(n-1))`, jittered.
+
+    `on` names the types of errors that are worth another attempt; empty: all that say of themselves they may pass.
+    """
 
     attempts: int = Field(default=1, ge=1, le=20, description="attempts in all; 1 = no retry")
     first_wait_s: float = Field(default=0.1, ge=0, le=3600)
     max_wait_s: float = Field(default=10.0, ge=0, le=3600)
+    on: tuple[str, ...] = Field(default=(), max_length=32)
 
 
 class TextPart(WireModel):
@@ -135,6 +139,22 @@ class CacheControl(WireModel):
     tags: dict[Tag, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=64)
 
 
+class PlanOptions(WireModel):
+    """The call's text holds function calls, which join the program while it is generated.
+
+    `plan` is LLMCompiler's grammar (`1. search("x")`, `$1`, `join()`), `tool_calls` the JSON of function-calling
+    models. A call whose text is complete is declared at once, named `<id of the LLM call>.<its number>`; it starts when
+    its inputs are there, which may be long before the text ends. The LLM call's own value is a `PlanOutcome`.
+    """
+
+    format: Literal["plan", "tool_calls"] = "plan"
+    tools: tuple[Name, ...] = Field(max_length=512, description="the tools that it may call")
+    earlier: dict[int, Name] = Field(
+        default_factory=dict, description="numbers that may be referred to, and the variables that they stand for"
+    )
+    early: bool = Field(default=True, description="False: calls start when the text has ended")
+
+
 class LLMCall(_CallBase):
     """One generation. A JSON output type is enforced while decoding; text may carry a `constraint`."""
 
@@ -146,6 +166,14 @@ class LLMCall(_CallBase):
     category: Name | None = Field(default=None, description="kind of question, for the semantic cache's policy")
     question: Name | None = Field(default=None, description="the text variable that another wording may stand for")
     cache: CacheControl = CacheControl()
+
+    plan: PlanOptions | None = Field(default=None, description="function calls in its text run while it is generated")
+
+    @model_validator(mode="after")
+    def _a_plan_is_an_object(self) -> Self:
+        if self.plan is not None and isinstance(self.type, TextType):
+            raise ValueError("the value of a call with a plan is a PlanOutcome: give it a JSON type")
+        return self
 
     @model_validator(mode="after")
     def _one_constraint(self) -> Self:

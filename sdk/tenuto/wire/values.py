@@ -66,7 +66,14 @@ class DictExpr(WireModel):
     items: dict[str, "Expr"]
 
 
-Expr: TypeAlias = Annotated[Constant | Reference | ListExpr | DictExpr, Field(discriminator="kind")]
+class TextExpr(WireModel):
+    """A text made of constant pieces and of variables' values: text as it is, JSON in compact form."""
+
+    kind: Literal["text"] = "text"
+    parts: tuple[str | Reference, ...] = Field(min_length=1)
+
+
+Expr: TypeAlias = Annotated[Constant | Reference | ListExpr | DictExpr | TextExpr, Field(discriminator="kind")]
 
 ListExpr.model_rebuild()
 DictExpr.model_rebuild()
@@ -83,3 +90,5 @@ def references(expr: Expr) -> Iterator[Reference]:
             stack.extend(reversed(node.items))
         elif isinstance(node, DictExpr):
             stack.extend(reversed(list(node.items.values())))
+        elif isinstance(node, TextExpr):
+            stack.extend(part for part in reversed(node.parts) if isinstance(part, Reference))

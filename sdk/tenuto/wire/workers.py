@@ -15,7 +15,11 @@ from tenuto.wire.values import Name
 
 
 class ToolSpec(WireModel):
-    """A tool as its worker declares it; schemas are made from the function's signature."""
+    """A tool as its worker declares it; schemas are made from the function's signature.
+
+    Times in seconds: `timeout_s` of one attempt, `total_timeout_s` of all attempts and the waits between them,
+    `queue_timeout_s` from ready to started. `effect_key`, for writes, may name arguments: `file:{path}`.
+    """
 
     name: Name
     description: str = ""
@@ -26,6 +30,15 @@ class ToolSpec(WireModel):
     retry: Retry = Retry()
     expected_s: Seconds | None = None
     concurrency: int | None = Field(default=None, ge=1, description="calls at once on one worker; None = no cap")
+    max_running: int | None = Field(default=None, ge=1, description="calls at once wherever they run; None = no cap")
+    queue_timeout_s: Seconds | None = None
+    total_timeout_s: Seconds | None = None
+    idempotent: bool = Field(default=False, description="a second run does no harm")
+    effect_key: str | None = Field(default=None, max_length=200, description="what a `write` changes")
+    share: bool = Field(default=True, description="equal `read` calls that run at once may share one run")
+    cache_s: float | None = Field(default=None, gt=0, le=7 * 86400, description="a `read` result may be given again")
+    partial: tuple[Name, ...] = Field(default=(), description="text arguments that the tool can begin on a part of")
+    speculate: bool = Field(default=False, description="a `read` call may be run ahead when it is foreseen")
 
 
 class HostedModel(WireModel):
