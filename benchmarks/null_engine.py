@@ -50,6 +50,9 @@ class NullEngine:
     async def reprioritize(self, program: str, key: PriorityKey) -> None:
         return
 
+    async def limit_running(self, limit: int) -> None:
+        return
+
     async def retain(self, lease: Lease) -> LeaseGrant:
         return _nothing(lease.id)
 

@@ -88,6 +88,9 @@ class EngineFront(ABC):
     async def reprioritize(self, program: str, key: PriorityKey) -> None:
         await self._call(Method.REPRIORITIZE, program, key)
 
+    async def limit_running(self, limit: int) -> None:
+        await self._call(Method.LIMIT_RUNNING, limit)
+
     async def retain(self, lease: Lease) -> LeaseGrant:
         return await self._grant(Method.RETAIN, lease)
 

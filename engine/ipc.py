@@ -23,6 +23,7 @@ class Method(StrEnum):
     GENERATE = "generate"
     ABORT = "abort"
     REPRIORITIZE = "reprioritize"
+    LIMIT_RUNNING = "limit_running"
     RETAIN = "retain"
     EXTEND = "extend"
     RELEASE = "release"

@@ -59,7 +59,7 @@ class Capabilities:
     """What an engine can do; the orchestrator does the rest itself.
 
     `kv_tokens` and `host_kv_tokens`: how many tokens' KV fit on the device and in the host tier; `max_running`:
-    sequences in one step. 0 = unknown.
+    sequences in one step; `host_tokens_per_s`: speed of copies between the tiers. 0 = unknown.
     """
 
     priority: PrioritySupport = PrioritySupport.NONE
@@ -72,6 +72,7 @@ class Capabilities:
     estimate: bool = False
     kv_tokens: int = 0
     host_kv_tokens: int = 0
+    host_tokens_per_s: float = 0.0
     max_running: int = 0
 
 
@@ -128,6 +129,11 @@ class GenerateRequest:
     The prompt is either `messages`, which the engine renders with its model's chat template, or `prompt_ids`.
     `expected_tokens` is the scheduler's estimate of the output length (0 = unknown). `call` and `stage` name the
     node of the program and its step in the workflow's code; `attempt` counts the runs of that node from 1.
+    `continues` names an earlier request of the same salt: where the rendered prompt begins with that request's prompt
+    and output, their ids are extended and never tokenized again, and its lease ends as `HANDOFF` when this request is
+    admitted. `hold_s` > 0: when this request ends well, its chain is leased for so long under the request's own id,
+    before anyone else can take its blocks.
+    `n` outputs are drawn (chunks carry an `index`), the best of `best_of` (0 = `n`) by mean log probability.
     """
 
     id: str
@@ -144,6 +150,10 @@ class GenerateRequest:
     salt: str = ""
     expected_tokens: int = 0
     traceparent: str | None = None
+    continues: str = ""
+    hold_s: float = 0.0
+    n: int = 1
+    best_of: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +175,23 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """A piece of output. `text` is complete characters only. The last chunk has `finish` and `usage`."""
+    """A piece of output `index`. `text` is complete characters only. Its last chunk has `finish` and `usage`."""
 
     text: str
     token_ids: tuple[int, ...]
     finish: FinishReason | None = None
     usage: Usage | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right of a program to keep a block chain resident for `ttl_s` seconds from now.
 
-    The chain is that of `token_ids` under `salt`. `rank`: leases with smaller rank are broken first under pressure.
+    The chain is that of `token_ids` under `salt`; or, if there are none, that of `request`, which has ended: its prompt
+    and output; of either only the first `tokens` (0 = all). `rank`: leases with smaller rank are broken first under
+    pressure. Granting the same id again renews its TTL, rank, chain and tier; with neither ids nor a request that is
+    known, the chain stays.
     """
 
     id: str
@@ -187,6 +201,8 @@ class Lease:
     salt: str = ""
     tier: Tier = Tier.DEVICE
     rank: float = 0.0
+    request: str = ""
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +225,14 @@ class Estimate:
 
 
 class EngineEventKind(StrEnum):
+    """LOST: the engine's process died; nothing that was resident or leased is there any more."""
+
     STORED = "stored"
     EVICTED = "evicted"
     LEASED = "leased"
     LEASE_ENDED = "lease_ended"
     SWAPPED = "swapped"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +244,7 @@ class EngineEvent:
     blocks: int
     lease: str | None = None
     outcome: LeaseOutcome | None = None
+    tier: Tier = Tier.DEVICE
 
 
 class EngineError(Exception):
@@ -295,6 +315,10 @@ class Engine(Protocol):
 
     async def reprioritize(self, program: str, key: PriorityKey) -> None:
         """Give all waiting and running requests of `program` a new key from the next step on."""
+        ...
+
+    async def limit_running(self, limit: int) -> None:
+        """Run at most `limit` (>= 1) sequences at once from the next step on; never more than the engine's own limit."""
         ...
 
     async def retain(self, lease: Lease) -> LeaseGrant: ...

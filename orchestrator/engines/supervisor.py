@@ -20,6 +20,7 @@ from engine.protocol import (
     Engine,
     EngineError,
     EngineEvent,
+    EngineEventKind,
     EngineLost,
     Estimate,
     GenerateRequest,
@@ -190,6 +191,10 @@ class SupervisedEngine:
         if (engine := self._alive()) is not None:
             await engine.reprioritize(program, key)
 
+    async def limit_running(self, limit: int) -> None:
+        if (engine := self._alive()) is not None:
+            await engine.limit_running(limit)
+
     async def retain(self, lease: Lease) -> LeaseGrant:
         return await self._granted(lease.id, lambda engine: engine.retain(lease))
 
@@ -231,6 +236,7 @@ class SupervisedEngine:
                 pass
             if self._engine is engine and engine.alive:
                 return
+            yield EngineEvent(EngineEventKind.LOST, "", 0)
 
     async def close(self) -> None:
         """Stop the process and everything that waits for it. A second close is no error."""

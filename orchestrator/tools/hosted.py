@@ -140,6 +140,9 @@ class WorkerEngine:
     async def reprioritize(self, program: str, key: PriorityKey) -> None:
         return
 
+    async def limit_running(self, limit: int) -> None:
+        return
+
     async def retain(self, lease: Lease) -> LeaseGrant:
         return _nothing(lease.id)
 

@@ -63,6 +63,9 @@ class EchoEngine:
     async def reprioritize(self, program: str, key: PriorityKey) -> None:
         return
 
+    async def limit_running(self, limit: int) -> None:
+        return
+
     async def retain(self, lease: Lease) -> LeaseGrant:
         return LeaseGrant(lease.id, 0, None, 0.0)
 

@@ -63,6 +63,9 @@ class FakeProcess:
     async def reprioritize(self, program: str, key: PriorityKey) -> None:
         self.log.append(f"reprioritize {program}")
 
+    async def limit_running(self, limit: int) -> None:
+        return
+
     async def retain(self, lease: Lease) -> LeaseGrant:
         return LeaseGrant(lease.id, 10, Tier.DEVICE, lease.ttl_s)
 

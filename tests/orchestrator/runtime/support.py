@@ -224,6 +224,9 @@ class ScriptedEngine:
     async def reprioritize(self, program: str, key: PriorityKey) -> None:
         self.keys.append((program, key))
 
+    async def limit_running(self, limit: int) -> None:
+        return
+
     async def retain(self, lease: Lease) -> LeaseGrant:
         return LeaseGrant(lease.id, 0, None, 0.0)
 

@@ -1,0 +1,130 @@
+"""From a request to what the step loop can queue: checks, ids, compiled grammar. Touches no KV, so any thread may do it.
+
+Everything slow that a request asks for, tokenizing and compiling, happens here and never between two steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.history import Chain, History
+from engine.protocol import (
+    GenerateRequest,
+    InvalidRequest,
+    ModelInfo,
+    PriorityKey,
+    PromptTooLong,
+    SamplingParams,
+)
+
+if TYPE_CHECKING:
+    from engine.grammar import GrammarCompiler, Matcher
+    from engine.text import TextCodec
+
+_MAX_OUTPUTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that can be queued: its prompt's ids, the rendered text, the chain it extends, one matcher an output."""
+
+    request: GenerateRequest
+    prompt: list[int]
+    text: str
+    chain: Chain | None
+    matchers: tuple[Matcher | None, ...]
+
+
+class Intake:
+    """Reads requests for one model. `prepare` may run in another thread than the steps, one call at a time."""
+
+    def __init__(self, info: ModelInfo, codec: TextCodec, history: History, eos_ids: frozenset[int]) -> None:
+        self._info, self._codec, self._history, self._eos_ids = info, codec, history, eos_ids
+        self._grammars: GrammarCompiler | None = None
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """Raises `InvalidRequest`, `PromptTooLong`, `InvalidGrammar`."""
+        check_sampling(request.sampling)
+        check_key(request.key)
+        check_request(request)
+        chain = self._history.get(request.continues, request.salt) if request.continues else None
+        text = self._rendered(request)
+        prompt = self._prompt(request, text, chain)
+        if chain is not None and prompt[: len(chain.tokens)] != chain.tokens:
+            chain = None if prompt[: chain.prompt_tokens] != chain.tokens[: chain.prompt_tokens] else chain
+        count = max(request.n, request.best_of)
+        if request.grammar is None:
+            return Prepared(request, prompt, text, chain, (None,) * count)
+        compiler = self._compiler()
+        return Prepared(
+            request, prompt, text, chain, tuple(compiler.matcher(request.grammar) for _ in range(count))
+        )
+
+    def _rendered(self, request: GenerateRequest) -> str:
+        if bool(request.messages) == bool(request.prompt_ids):
+            raise InvalidRequest("a request needs either messages or prompt_ids")
+        if not request.messages:
+            return ""
+        text = self._codec.render(request.messages)
+        limit = self._info.context_tokens
+        if len(text) > limit * self._codec.longest_token:
+            raise PromptTooLong(f"the prompt has {len(text)} characters, the context is {limit} tokens")
+        return text
+
+    def _prompt(self, request: GenerateRequest, text: str, chain: Chain | None) -> list[int]:
+        if request.messages:
+            prompt = chain.extended(self._codec, text) if chain is not None else None
+            if prompt is None:
+                prompt = self._codec.encode(text)
+            if not prompt:
+                raise InvalidRequest("the rendered prompt is empty")
+        else:
+            prompt = list(request.prompt_ids)
+        limit = self._info.context_tokens
+        if len(prompt) + 1 > limit:
+            raise PromptTooLong(
+                f"the prompt has {len(prompt)} tokens, the context is {limit} with at least 1 of output"
+            )
+        if request.prompt_ids:
+            check_ids(prompt, self._info.vocab_size)
+        return prompt
+
+    def _compiler(self) -> GrammarCompiler:
+        """Built when the first grammar comes: large vocabularies take a second."""
+        if self._grammars is None:
+            from engine.grammar import GrammarCompiler
+
+            self._grammars = GrammarCompiler(self._codec.to_json(), self._info.vocab_size, tuple(self._eos_ids))
+        return self._grammars
+
+
+def check_ids(ids: Seq[int], vocab_size: int) -> None:
+    """Raise `InvalidRequest` naming the first id that the model does not know."""
+    for token in ids:
+        if not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise InvalidRequest(f"prompt id {token!r} is outside the vocabulary of {vocab_size}")
+
+
+def check_key(key: PriorityKey) -> None:
+    """Raise `InvalidRequest` unless keys can be ordered: a tuple of numbers, none of them NaN."""
+    if not isinstance(key, tuple) or not all(isinstance(part, int | float) and part == part for part in key):
+        raise InvalidRequest(f"a priority key must be a tuple of numbers, not {key!r}")
+
+
+def check_sampling(params: SamplingParams) -> None:
+    """Raise `InvalidRequest` naming the parameter that is out of range."""
+    rules = (
+        ("max_tokens", isinstance(params.max_tokens, int) and params.max_tokens >= 1, "a whole number from 1"),
+        ("temperature", 0.0 <= params.temperature < math.inf, "a number from 0"),
+        ("top_p", 0.0 < params.top_p <= 1.0, "above 0 and at most 1"),
+        ("top_k", isinstance(params.top_k, int) and params.top_k >= 0, "0 (off) or a whole number above"),
+        ("min_p", 0.0 <= params.min_p <= 1.0, "0 to 1"),
+        ("seed", isinstance(params.seed, int), "a whole number"),
+        ("stop", all(isinstance(stop, str) and stop for stop in params.stop), "strings that are not empty"),
+    )
+    for name, fits, wanted in rules:
+        if not fits:
+            raise InvalidRequest(f"sampling.{name} must be {wanted}, not {getattr(params, name)!r}")
