@@ -395,6 +395,11 @@ class SemanticCache:
         now = self._clock.now()
         return self._load.observe(now, queue_s=queue_s, target_s=target_s, running=running, capacity=capacity)
 
+    @property
+    def load(self) -> float:
+        """The load level in force (0..1)."""
+        return self._load.level
+
     def expected_hit(self, stage: str) -> float:
         """Probability that the next call of a stage is answered from here: for the scheduler's plans."""
         return self._stages.expected(stage)

@@ -14,8 +14,8 @@ from pydantic import JsonValue
 from dag.values import PathError, resolve
 from orchestrator.errors import JournalUnavailable
 from orchestrator.journal import Intent
+from orchestrator.runtime.answered import Answered
 from orchestrator.runtime.calls import CallRun, CallState
-from orchestrator.runtime.generation import Generation
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import EndedCall, ReadyCall
@@ -44,6 +44,8 @@ class Execution:
         for run in [*program.calls.values()]:
             if run.state is not CallState.READY or run.task is not None:
                 continue
+            if run.intended and isinstance(run.call, FunctionCall):
+                self._services.cache.wrote(program.tenant, run.call)  # it may have been done before the server stopped
             if run.intended and not self._rerunnable(program, run):
                 message = "the server stopped while the call ran: whether it took effect is unknown"
                 failure = CallFailure(FailureType.EFFECT_UNKNOWN, message)
@@ -127,7 +129,7 @@ class Execution:
         return call.retry if spec is None else spec.retry
 
     def _generation(self, program: Program, run: CallRun, call: LLMCall) -> Attempt:
-        return lambda: Generation(self._services, program, run, call).generate()
+        return lambda: Answered(self._services, program, run, call).generate()
 
     def _function(self, program: Program, run: CallRun, call: FunctionCall) -> Attempt:
         return lambda: self._call_tool(program, run, call)
@@ -168,6 +170,10 @@ class Execution:
                 raise CallFailure(FailureType.TIMEOUT, message) from failure
             raise
         finally:
+            # Also after a failure: how far it came is unknown. Before the value is written, so that no reader of it
+            # is answered with what was true before.
+            if (written := services.cache.wrote(program.tenant, call)) is not None:
+                await written
             now_s = program.now()
             run.span("tool" if run.state is CallState.RUNNING else "queue", run.waiting_since_s, now_s)
             run.waiting_since_s = now_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from contextlib import aclosing
 from hashlib import blake2b
 
@@ -24,6 +25,8 @@ from engine.protocol import (
     TokenChunk,
     Usage,
 )
+from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
+from orchestrator.caching.examples import with_examples
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
@@ -35,13 +38,18 @@ from tenuto.wire import JsonType, LLMCall, RegexConstraint
 
 
 class Generation:
-    """One run of an LLM call. `generate` may be called once."""
+    """One run of an LLM call on an engine. `generate` may be called once. `asked`: what the cache said to the call."""
 
-    def __init__(self, services: Services, program: Program, run: CallRun, call: LLMCall) -> None:
+    def __init__(
+        self, services: Services, program: Program, run: CallRun, call: LLMCall, asked: Asked = NOTHING
+    ) -> None:
         self._services = services
         self._program = program
         self._run = run
         self._call = call
+        self._asked = asked
+        self._waits = 0
+        self._worked_s = 0.0
         self._pieces: list[str] = []
         self._bytes = 0
         self._first_chunk_s: float | None = None
@@ -57,6 +65,7 @@ class Generation:
         try:
             engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
             self._run.behind = services.occupancy.others(engine.name, program.id)
+            self._waits = services.cache.waits()
             if gate is None:
                 return await self._traced(engine, messages, expected, key)
             await gate.enter(program.id, key)
@@ -67,6 +76,29 @@ class Generation:
                 gate.leave()
         except EngineError as error:
             raise _failure(error) from error
+        finally:
+            services.cache.served(self._waits)
+
+    def made(self, value: JsonValue) -> Generated:
+        """What the engine made, once `generate` has ended well."""
+        usage = self._usage
+        seconds = usage.prefill_s + usage.decode_s if usage is not None else 0.0
+        return Generated(value, self._finish or FinishReason.ABORTED, seconds or self._worked_s, usage)
+
+    async def aside(self, engine: Engine, program: str) -> Generated:
+        """Generate for `program`, a name that no program has, without telling this one. Raises as `generate`."""
+        grammar, traceparent = _grammar(self._call, engine), self._program.trace.traceparent
+        request = self._request(self._messages(), grammar, 0, LAST, traceparent)
+        request = dataclasses.replace(request, id=f"{program}/{self._call.id}", program=program)
+        pieces: list[str] = []
+        async with asyncio.timeout(self._call.timeout_s):
+            async with aclosing(engine.generate(request)) as stream:  # type: ignore[type-var]  # async generators
+                async for chunk in stream:
+                    pieces.append(chunk.text)
+                    if chunk.finish is not None:
+                        self._finish, self._usage = chunk.finish, chunk.usage
+        value, _ = accept_text(self._call.type, "".join(pieces), cut=self._finish is FinishReason.LENGTH)
+        return self.made(value)
 
     async def _traced(
         self, engine: Engine, messages: tuple[ChatMessage, ...], expected_tokens: int, key: PriorityKey
@@ -93,6 +125,7 @@ class Generation:
             error_type = type(error).__name__
             raise
         finally:
+            self._worked_s = program.now() - began_s
             self._account()
             first_chunk_s = None if self._first_chunk_s is None else self._first_chunk_s - began_s
             trace.end_llm(
@@ -118,12 +151,15 @@ class Generation:
             consumers=graph.successors(self._call.id)[:CONSUMERS],
             behind=run.behind if queued else (),
             first_chunk_s=first_chunk_s,
+            cache_verdict=self._asked.status if self._services.cache.enabled else None,
         )
 
     def _messages(self) -> tuple[ChatMessage, ...]:
         try:
             values = self._program.values
             messages = tuple(ChatMessage(m.role, render(m.parts, values)) for m in self._call.messages)
+            if self._asked.examples:
+                messages = with_examples(messages, self._call, values, self._asked.examples)
         except PathError as error:
             raise CallFailure(FailureType.PATH_MISSING, f"the prompt cannot be made: {error}") from error
         limit = self._services.limits.prompt_bytes
@@ -192,6 +228,7 @@ class Generation:
         if chunk.text:
             if self._first_chunk_s is None:
                 self._first_chunk_s = self._program.now()
+                self._services.cache.served(self._waits)
             self._pieces.append(chunk.text)
             self._bytes += len(chunk.text)
             if self._bytes > self._services.limits.value_bytes:

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from random import Random
 
 from dag.diagnostics import InvalidGraph
-from orchestrator.caching.call_cache import CallCache
+from orchestrator.caching.call_cache import CallCache, NoCallCache
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.errors import (

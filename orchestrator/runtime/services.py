@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from engine.protocol import Engine
+from orchestrator.caching.call_cache import CallCache, NoCallCache
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.limits import Limits
@@ -30,6 +31,7 @@ class Services:
     rng: Random
     metrics: Metrics
     occupancy: Occupancy = field(default_factory=Occupancy)
+    cache: CallCache = field(default_factory=NoCallCache)
 
     def place(self, model: str | None, *, tenant: str, toolset: str | None) -> tuple[Engine, Gate | None]:
         """The engine of a call, and its gate: a model that the program's own workers host, else one of the server's.
