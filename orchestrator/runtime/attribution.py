@@ -1,11 +1,12 @@
 """Where the seconds of a program's life went, along the chain of calls that its end waited for.
 
-Pure functions of what was measured. Walks backwards from the end: from a call to the predecessor that ended last, so
-that every moment is counted once, and what nothing accounts for is said.
+Pure functions of what was measured. Walks backwards from the end: from a call to what it waited for last, so that
+every moment is counted once, and what nothing accounts for is said.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,14 +35,14 @@ class PathStep(NamedTuple):
 def path(calls: Mapping[str, Measured], end_s: float) -> tuple[PathStep, ...]:
     """The measured critical path from 0 to `end_s`, earliest first. Its seconds sum to `end_s`.
 
-    Time after the last call, and between a call and what it waited for, belongs to the client if the next call was
-    declared later (then the call has a `client` span); otherwise nothing accounts for it. O(calls + spans).
+    A call waited for the predecessor that ended last. One that was declared late (its first span is the client's)
+    waited for its client, and the client for whichever call of the program ended last before: no edge of the graph
+    says so. Time that is in no span is nobody's. O(calls log calls + spans).
     """
+    by_end = sorted((call.spans[-1][2], name) for name, call in calls.items() if call.spans)
     steps: list[PathStep] = []
     now_s = end_s
-    name = max(
-        (name for name, call in calls.items() if call.spans), key=lambda name: calls[name].spans[-1][2], default=None
-    )
+    name = by_end[-1][1] if by_end else None
     while name is not None and now_s > EPSILON_S:
         call = calls[name]
         for cause, start_s, stop_s in reversed(call.spans):
@@ -52,7 +53,7 @@ def path(calls: Mapping[str, Measured], end_s: float) -> tuple[PathStep, ...]:
                 now_s = stop_s
             steps.append(PathStep(name, cause, start_s, now_s))
             now_s = start_s
-        name = _last(calls, call.after, now_s)
+        name = _last_ended(by_end, now_s) if call.spans[0][0] == "client" else _last(calls, call.after, now_s)
     if now_s > EPSILON_S:
         steps.append(PathStep(None, None, 0.0, now_s))
     steps.reverse()
@@ -67,6 +68,12 @@ def _last(calls: Mapping[str, Measured], names: Sequence[str], before_s: float) 
         if spans and spans[0][1] < before_s - EPSILON_S and spans[-1][2] > best_s:
             best, best_s = name, spans[-1][2]
     return best
+
+
+def _last_ended(by_end: Sequence[tuple[float, str]], at_s: float) -> str | None:
+    """The last call that had ended at a time."""
+    found = bisect_right(by_end, (at_s + EPSILON_S, "\U0010ffff"))
+    return by_end[found - 1][1] if found else None
 
 
 def causes(steps: Sequence[PathStep]) -> dict[str, float]:

@@ -122,6 +122,7 @@ class Program:
         self.outcome: ProgramStatus | None = None
         self.error: ErrorValue | None = None
         self.ended_s = 0.0
+        self._last_end_s = 0.0  # when the newest end of a call was
         self.restarts = 0
         self.end_commit: Commit | None = None
         self.idle_timer: asyncio.TimerHandle | None = None
@@ -193,17 +194,11 @@ class Program:
     def _ready(self, run: CallRun, now: float) -> None:
         run.state = CallState.READY
         run.waiting_since_s = now
-        # Between the end of what it needs and its declaration, the client was at work.
-        last_s = max((self._ended_at(name) for name in self.graph.predecessors(run.call.id)), default=0.0)
-        if run.declared_s > last_s:
-            run.span("client", last_s, run.declared_s)
+        if run.declared_s >= now:  # it waited for its client alone, who may have waited for other calls until then
+            run.span("client", self._last_end_s, run.declared_s)
         self.log.add(now, EventKind.CALL_READY, run.call.id)
         if self.effects.may_start(run.call.id):
             self.host.launch(self, run)
-
-    def _ended_at(self, call: str) -> float:
-        spans = self.calls[call].spans
-        return spans[-1][2] if spans else 0.0
 
     def start(self, run: CallRun) -> None:
         """An engine, a worker or the cache has the call now."""
@@ -231,6 +226,7 @@ class Program:
         now = self.now()
         call = run.call
         run.state = CallState.ENDED
+        self._last_end_s = now
         self.unfinished -= 1
         self.ended_calls += 1
         self.bytes += len(encoded)
@@ -253,6 +249,7 @@ class Program:
         now = self.now()
         call = run.call
         run.state = CallState.FAILED
+        self._last_end_s = now
         run.error = error
         self.unfinished -= 1
         seq = self.log.hold()

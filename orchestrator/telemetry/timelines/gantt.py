@@ -35,7 +35,7 @@ def gantt(timeline: Timeline, width: int = 100, rows: int = 200) -> RenderableTy
 
 
 def _title(timeline: Timeline) -> Text:
-    title = Text()
+    title = Text(no_wrap=True, overflow="ellipsis")
     title.append(timeline.workflow, style="bold")
     title.append(f"  {timeline.program}  {timeline.status.value}  {seconds(timeline.seconds)}  ")
     title.append(f"trace {timeline.trace_id}", style="dim")

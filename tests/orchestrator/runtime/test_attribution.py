@@ -42,6 +42,19 @@ def test_a_call_that_began_while_its_producer_still_decoded_counts_only_what_cam
     assert path(calls, 9.0) == (PathStep("plan", "decode", 0.0, 2.0), PathStep("search", "tool", 2.0, 9.0))
 
 
+def test_a_call_that_its_client_declared_late_waited_for_what_the_client_waited_for() -> None:
+    """`rows = await run_sql(...)`, then `vote(rows)`: no edge, but the client declared one when the other had ended."""
+    calls = {
+        "write": Measured((), (("decode", 0.0, 4.0),)),
+        "other": Measured((), (("decode", 0.0, 1.0),)),
+        "run": Measured(("write",), (("tool", 4.0, 6.0),)),
+        "vote": Measured((), (("client", 6.0, 7.0), ("tool", 7.0, 8.0))),
+    }
+    steps = path(calls, 8.0)
+    assert calls_of(steps) == ("write", "run", "vote")
+    assert causes(steps) == {"decode": 4.0, "tool": 3.0, "client": 1.0}
+
+
 def test_a_program_without_calls_is_unaccounted_for() -> None:
     assert path({}, 0.0) == ()
     assert path({}, 2.0) == (PathStep(None, None, 0.0, 2.0),)
