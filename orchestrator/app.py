@@ -10,7 +10,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random, SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
@@ -20,15 +20,19 @@ from orchestrator.api import health, openapi, problems, programs, workers
 from orchestrator.api.auth import KeyRing
 from orchestrator.api.edge import Edge
 from orchestrator.api.parts import Parts
+from orchestrator.caching.revision import weights_revision
 from orchestrator.clock import LoopClock, OrchestratorClock
-from orchestrator.config import Settings, is_loopback
+from orchestrator.config import ConfigError, Settings, is_loopback
 from orchestrator.engines import EnginePool
-from orchestrator.engines.local import local_engines
+from orchestrator.engines.local import local_engines, model_directory
 from orchestrator.journal import Journal, NullJournal, SqliteJournal
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling import make_policy
 from orchestrator.telemetry import from_environment, metrics_from_environment
 from orchestrator.tools import WorkerPool
+
+if TYPE_CHECKING:
+    from orchestrator.caching.server_cache import ServerCache
 
 DESCRIPTION = """Tenuto serves programs, not requests: a program is one run of a workflow, LLM calls and function calls
 joined by semantic variables.
@@ -46,13 +50,14 @@ def assemble(
 ) -> Parts:
     """The parts of a server, not yet started; needs a running loop. What is not given is the real one.
 
-    Raises `ConfigError` if the settings name a model or engine options that cannot be.
+    Raises `ConfigError` if the settings name a model, engine options or cache categories that cannot be.
     """
     clock = clock or LoopClock()
     rng = rng or SystemRandom()
     limits = settings.limits
     pool = EnginePool(local_engines(settings, clock=clock) if engines is None else engines)
     workers = WorkerPool(limits=limits, rng=rng)
+    cache = _cache(settings, pool, clock, rng)
     runtime = Runtime(
         clock=clock,
         engines=pool,
@@ -63,8 +68,9 @@ def assemble(
         rng=rng,
         telemetry=from_environment(rng),
         metrics=metrics_from_environment(),
+        cache=cache,
     )
-    return Parts(runtime=runtime, engines=pool, workers=workers, limits=limits, started_at=clock.wall())
+    return Parts(runtime=runtime, engines=pool, workers=workers, limits=limits, started_at=clock.wall(), cache=cache)
 
 
 Assemble = Callable[[Settings], Parts]
@@ -124,10 +130,38 @@ async def running(parts: Parts) -> AsyncIterator[Parts]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(parts.engines.close)
         parts.engines.start()
+        if parts.cache is not None:
+            stack.push_async_callback(parts.cache.close)
+            await _open_cache(parts.cache)
         stack.push_async_callback(parts.runtime.close)
         await parts.runtime.start()
         stack.callback(parts.streams.stop)
         yield parts
+
+
+def _cache(settings: Settings, pool: EnginePool, clock: OrchestratorClock, rng: Random) -> ServerCache | None:
+    """The semantic cache, not yet open; None if it is off. Raises ConfigError."""
+    options = settings.semantic_cache
+    if options.mode == "off":
+        return None
+    from orchestrator.caching.server_cache import ServerCache  # a server without a cache need not load it
+    from semantic_cache import InvalidPolicy
+
+    directory = model_directory(settings.model)
+    revision = "" if directory is None else weights_revision(directory)
+    try:
+        return ServerCache(options, pool, clock, rng, weights=revision)
+    except InvalidPolicy as fault:
+        raise ConfigError(f"semantic_cache: {fault}. Correct it under [semantic_cache]") from None
+
+
+async def _open_cache(cache: ServerCache) -> None:
+    from semantic_cache import CacheError
+
+    try:
+        await cache.open()
+    except CacheError as fault:
+        raise ConfigError(f"semantic_cache: {fault}") from None
 
 
 def _journal(settings: Settings, clock: OrchestratorClock) -> Journal:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from orchestrator.api.auth import ApiKey
+from orchestrator.caching.options import CacheOptions
 from orchestrator.journal import Synchronous
 from orchestrator.limits import Limits
 from orchestrator.scheduling import POLICIES
@@ -88,6 +89,7 @@ class Settings(BaseSettings):
     policy: str = "program_fcfs"
     limits: Annotated[Limits, WrapValidator(_known_keys_only)] = Limits()
     api_keys: tuple[ApiKey, ...] = ()
+    semantic_cache: CacheOptions = CacheOptions()
 
     @classmethod
     def settings_customise_sources(

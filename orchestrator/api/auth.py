@@ -17,12 +17,13 @@ _SCHEME = "tnt_"
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What the server keeps of a key; `prefix` is its first 12 characters. Raises ValueError if a field is no such
-    thing."""
+    """What the server keeps of a key; `prefix` is its first 12 characters. An `operator` may also see and change what
+    concerns all tenants. Raises ValueError if a field is no such thing."""
 
     prefix: str
     sha256: str = field(repr=False)
     tenant: str = DEFAULT_TENANT
+    operator: bool = False
 
     def __post_init__(self) -> None:
         if len(self.prefix) != PREFIX_CHARS:
@@ -42,28 +43,49 @@ def make_key(tenant: str, random_bytes: bytes) -> tuple[str, ApiKey]:
     return key, ApiKey(key[:PREFIX_CHARS], _digest(key), tenant)
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whom a request comes from. `principal`: one of the tenant's keys, by its prefix."""
+
+    tenant: str
+    principal: str
+    operator: bool
+
+
+_ANYONE = Caller(DEFAULT_TENANT, "local", operator=True)
+NOBODY = Caller(DEFAULT_TENANT, "", operator=False)
+"""Who asks for what is open to all."""
+
+
 class KeyRing:
-    """The keys that a server admits. Empty: every request is admitted, for the tenant "default"."""
+    """The keys that a server admits. Empty: every request is admitted, for the tenant "default". Where all keys are of
+    one tenant, each of them is an operator's."""
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self._keys: dict[str, list[ApiKey]] = {}
         for key in keys:
             self._keys.setdefault(key.prefix, []).append(key)
+        self._one_tenant = len({key.tenant for known in self._keys.values() for key in known}) == 1
 
-    def tenant(self, authorization: str | None) -> str | None:
-        """Tenant of an Authorization header's value; None if it names no key. Takes the same time for every wrong key
+    def identify(self, authorization: str | None) -> Caller | None:
+        """Whom an Authorization header's value names; None if it names no key. Takes the same time for every wrong key
         of a prefix."""
         if not self._keys:
-            return DEFAULT_TENANT
+            return _ANYONE
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             return None
         digest = _digest(key.strip())
-        tenant = None
+        found = None
         for known in self._keys.get(key.strip()[:PREFIX_CHARS], ()):
             if hmac.compare_digest(known.sha256, digest):
-                tenant = known.tenant
-        return tenant
+                found = Caller(known.tenant, known.prefix, known.operator or self._one_tenant)
+        return found
+
+    def tenant(self, authorization: str | None) -> str | None:
+        """Tenant of an Authorization header's value; None if it names no key."""
+        found = self.identify(authorization)
+        return None if found is None else found.tenant
 
 
 def _digest(key: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api.auth import DEFAULT_TENANT, KeyRing
+from orchestrator.api.auth import NOBODY, KeyRing
 from orchestrator.api.problems import problem_response
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ class Edge:
                 title="The server is not called by this name",
                 detail=f"a server without API keys answers to localhost and 127.0.0.1 only, not to {host!r}",
             )
-        tenant = self._keys.tenant(authorization)
-        if tenant is None:
+        caller = self._keys.identify(authorization)
+        if caller is None:
             if scope["path"] not in OPEN_PATHS:
                 return problem_response(
                     request_id,
@@ -105,8 +105,10 @@ class Edge:
                     detail="send a key of this server in the header 'authorization: Bearer <key>'",
                     headers={"www-authenticate": "Bearer"},
                 )
-            tenant = DEFAULT_TENANT
-        scope["tenuto.tenant"] = tenant
+            caller = NOBODY
+        scope["tenuto.tenant"] = caller.tenant
+        scope["tenuto.principal"] = caller.principal
+        scope["tenuto.operator"] = caller.operator
         return None
 
 

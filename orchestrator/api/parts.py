@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,16 +16,20 @@ from orchestrator.runtime import Runtime
 from orchestrator.tools import WorkerPool
 from tenuto.wire.base import WireModel
 
+if TYPE_CHECKING:
+    from orchestrator.caching.server_cache import ServerCache
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one server. `started_at`: seconds since the Unix epoch."""
+    """The parts of one server. `started_at`: seconds since the Unix epoch. `cache`: None if it is off."""
 
     runtime: Runtime
     engines: EnginePool
     workers: WorkerPool
     limits: Limits
     started_at: float
+    cache: ServerCache | None = None
     streams: OpenStreams = field(default_factory=OpenStreams)
 
 
@@ -38,6 +43,11 @@ def parts_of(request: Request) -> Parts:
 def tenant(request: Request) -> str:
     """Whom the request comes from, as the edge found it."""
     return str(request.scope["tenuto.tenant"])
+
+
+def principal(request: Request) -> str:
+    """Who of the tenant it is: the prefix of its key, or "local" on a server without keys."""
+    return str(request.scope["tenuto.principal"])
 
 
 def answer(value: WireModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

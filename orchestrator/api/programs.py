@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.api import bodies, examples
 from orchestrator.api.openapi import accepts, problems, returns, streams
-from orchestrator.api.parts import answer, parts_of, tenant
+from orchestrator.api.parts import answer, parts_of, principal, tenant
 from orchestrator.api.problems import InvalidRequest
 from orchestrator.api.sse import EventStream, frame, unless_left
 from orchestrator.telemetry import timelines
@@ -64,6 +64,7 @@ async def submit(
         tenant=tenant(request),
         idempotency_key=_checked_key(idempotency_key),
         traceparent=traceparent,
+        principal=principal(request),
     )
     return answer(summary, 201 if created else 200, {"location": f"/v1/programs/{summary.id}"})
 

@@ -52,13 +52,17 @@ class ServerCache:
 
     enabled = True
 
-    def __init__(self, options: CacheOptions, engines: EnginePool, clock: OrchestratorClock, rng: Random) -> None:
+    def __init__(
+        self, options: CacheOptions, engines: EnginePool, clock: OrchestratorClock, rng: Random, *, weights: str = ""
+    ) -> None:
+        """`weights` tells apart what stood behind the same model names at different times. Raises InvalidPolicy."""
         self.options = options
         self._policies = options.policies()  # what is wrong with the settings is told before anything is opened
         self._settings = options.settings()
         self._engines = engines
         self._clock = clock
         self._rng = rng
+        self._revision = "".join(f"@{part}" for part in (weights, options.revision) if part)
         self._waiting = Waiting()
         self._shadows = Background(options.shadows)
         self._storing: set[asyncio.Task[None]] = set()
@@ -197,8 +201,7 @@ class ServerCache:
         self.cache.observe_load(queue_s=queue_s, target_s=target_s, running=0, capacity=1)
 
     def _model(self, name: str) -> str:
-        revision = self.options.revision
-        return f"{name}@{revision}"[:200] if revision else name[:200]
+        return name[: 200 - len(self._revision)] + self._revision
 
     # -- what an administrator asks ---------------------------------------------------------------
 
