@@ -109,6 +109,10 @@ class Execution:
         if program.outcome is None:
             self._learn(program, run, succeeded=True)
             program.write(run, value, encoded, run.facts())
+            if isinstance(run.call, LLMCall):
+                self._services.retention.settled(program, run.call)
+            else:
+                self._services.retention.evidence(program)
 
     def _fail(self, program: Program, run: CallRun, error: ErrorValue) -> None:
         if program.outcome is None:
@@ -158,8 +162,13 @@ class Execution:
         )
         error_type: str | None = "cancelled"
         result: JsonValue = None
+
+        def started() -> None:
+            program.start(run)
+            services.retention.function_started(program, call, arguments)
+
         try:
-            result = await services.workers.run(tool_run, lambda: program.start(run))
+            result = await services.workers.run(tool_run, started)
             accepted = accept_result(call.type, result, services.limits.value_bytes)
             error_type = None
             return accepted
@@ -174,6 +183,7 @@ class Execution:
             # is answered with what was true before.
             if (written := services.cache.wrote(program.tenant, call)) is not None:
                 await written
+            services.retention.function_ended(program, call, returned=error_type != "cancelled")
             now_s = program.now()
             run.span("tool" if run.state is CallState.RUNNING else "queue", run.waiting_since_s, now_s)
             run.waiting_since_s = now_s

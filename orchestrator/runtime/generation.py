@@ -27,6 +27,7 @@ from engine.protocol import (
 )
 from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
 from orchestrator.caching.examples import with_examples
+from orchestrator.retention import Visit, request_id
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
@@ -53,6 +54,7 @@ class Generation:
         self._pieces: list[str] = []
         self._bytes = 0
         self._first_chunk_s: float | None = None
+        self._visit: Visit | None = None
         self._usage: Usage | None = None
         self._finish: FinishReason | None = None
 
@@ -60,6 +62,7 @@ class Generation:
         """The value and its JSON. Cancelling aborts the generation in the engine."""
         program, call, services = self._program, self._call, self._services
         messages = self._messages()
+        chain = services.retention.returning(program, messages)
         expected = services.statistics.output_tokens(program.workflow, call)
         key = services.priorities.call_ready(ReadyCall(program.id, call, self._run.runs, expected))
         try:
@@ -71,6 +74,8 @@ class Generation:
             await gate.enter(program.id, key)
             try:
                 await services.engines.serving(call.model)  # what it can do is known once it has started
+                attempt = program.attempt(self._run)
+                self._visit = services.retention.visit(program, call, engine, attempt, messages, chain)
                 return await self._traced(engine, messages, expected, key)
             finally:
                 gate.leave()
@@ -116,6 +121,8 @@ class Generation:
             with self._services.occupancy.holding(engine.name, program.id):
                 await self._stream(engine, request)
             value = self._value()
+            if self._visit is not None:
+                self._visit.ended(self._usage, sum(map(len, self._pieces)))
             error_type = None
             return value
         except CallFailure as failure:
@@ -126,6 +133,8 @@ class Generation:
             raise
         finally:
             self._worked_s = program.now() - began_s
+            if self._visit is not None:
+                self._visit.left()
             self._account()
             first_chunk_s = None if self._first_chunk_s is None else self._first_chunk_s - began_s
             trace.end_llm(
@@ -183,7 +192,7 @@ class Generation:
         program, run, call = self._program, self._run, self._call
         sampling = call.sampling
         return GenerateRequest(
-            id=f"{program.id}/{call.id}/{program.attempt(run)}",
+            id=request_id(program.id, call.id, program.attempt(run)),
             program=program.id,
             messages=messages,
             model=call.model or "",
@@ -204,6 +213,8 @@ class Generation:
             salt=program.tenant,
             expected_tokens=min(expected_tokens, sampling.max_tokens),
             traceparent=traceparent,
+            continues=self._visit.continues if self._visit is not None else "",
+            hold_s=self._visit.hold_s if self._visit is not None else 0.0,
         )
 
     async def _stream(self, engine: Engine, request: GenerateRequest) -> None:
@@ -225,6 +236,8 @@ class Generation:
             raise CallFailure(FailureType.ENGINE_ABORTED, "the engine gave up the generation", retryable=True)
 
     def _take(self, chunk: TokenChunk) -> None:
+        if self._visit is not None:
+            self._visit.begun()
         if chunk.text:
             if self._first_chunk_s is None:
                 self._first_chunk_s = self._program.now()

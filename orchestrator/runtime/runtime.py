@@ -29,6 +29,7 @@ from orchestrator.errors import (
 )
 from orchestrator.journal import Accepted, Commit, Extended, Journal, Record
 from orchestrator.limits import Limits
+from orchestrator.retention import Retention, RetentionRule
 from orchestrator.runtime import admission, views
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.execution import Execution
@@ -88,6 +89,7 @@ class Runtime:
         metrics: Metrics | None = None,
         statistics: StageStatistics | None = None,
         cache: CallCache | None = None,
+        retention: RetentionRule | None = None,
     ) -> None:
         self._clock = clock
         self._journal = journal
@@ -102,6 +104,7 @@ class Runtime:
             limits=limits,
             rng=rng,
             metrics=metrics or NullMetrics(),
+            retention=Retention(clock, rule=retention, specs=workers.spec),
             cache=cache or NoCallCache(),
         )
         self._execution = Execution(self._services)
@@ -147,6 +150,7 @@ class Runtime:
         tasks = self._stop(closing)
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._services.priorities.close()
+        await self._services.retention.close()
         await self._journal.close()
         await self._telemetry.close()
         await self._services.metrics.close()
@@ -237,6 +241,7 @@ class Runtime:
         found.begin(EventKind.PROGRAM_EXTENDED, extension, ready, commit)
         if extension.seal:
             found.seal(extension.result)
+        self._services.retention.evidence(found)
         found.settle()
         await commit.committed()
         return views.summary(found)
@@ -336,6 +341,7 @@ class Runtime:
 
     def idle(self, program: Program) -> None:
         """Give the client of an open program time to go on, but not for ever."""
+        self._services.retention.evidence(program, idle=True)
         if program.idle_timer is None:
             loop = asyncio.get_running_loop()
             program.idle_timer = loop.call_later(self._limits.open_idle_s, self._abandon_open, program)
@@ -350,6 +356,7 @@ class Runtime:
         program.stop_idle_timer()
         self._live_calls -= len(program.calls)
         self._services.priorities.program_ended(program.id)
+        self._services.retention.program_ended(program)
         error = program.error.type if program.error is not None else None
         program.trace.end(self._clock.wall(), error)
         ran = [isinstance(run.call, LLMCall) for run in program.calls.values() if run.runs]

@@ -10,6 +10,7 @@ from orchestrator.caching.call_cache import CallCache, NoCallCache
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.limits import Limits
+from orchestrator.retention import Retention
 from orchestrator.runtime.gate import Gate
 from orchestrator.runtime.occupancy import Occupancy
 from orchestrator.runtime.priorities import Priorities
@@ -30,6 +31,7 @@ class Services:
     limits: Limits
     rng: Random
     metrics: Metrics
+    retention: Retention
     occupancy: Occupancy = field(default_factory=Occupancy)
     cache: CallCache = field(default_factory=NoCallCache)
 

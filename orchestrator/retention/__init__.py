@@ -1,0 +1,22 @@
+"""What is kept of a paused program's KV, where, and until when: the decisions of `kv_ttl` at work in the runtime."""
+
+from __future__ import annotations
+
+from orchestrator.retention.registry import RULES, UnknownRule, make_rule
+from orchestrator.retention.retention import EngineLeases, PausedChain, Retention, Visit, request_id
+from orchestrator.retention.rules import Plan, RetentionRule, Situation, Tenuto
+
+__all__ = [
+    "RULES",
+    "EngineLeases",
+    "PausedChain",
+    "Plan",
+    "Retention",
+    "RetentionRule",
+    "Situation",
+    "Tenuto",
+    "UnknownRule",
+    "Visit",
+    "make_rule",
+    "request_id",
+]

@@ -1,0 +1,207 @@
+"""The leases of one engine: the ledger, what the memory costs, and the messages to the engine.
+
+Owns the way of decisions to the engine and of the engine's events back. Never decides what to keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+from engine.protocol import (
+    Capabilities,
+    Engine,
+    EngineError,
+    EngineEvent,
+    EngineEventKind,
+    Lease,
+    LeaseGrant,
+    LeaseOutcome,
+    RetentionSupport,
+)
+from engine.protocol import Tier as EngineTier
+from kv_ttl.decision import shadow_price
+from kv_ttl.ledger import LeaseLedger, Outcome, Tier
+from orchestrator.clock import OrchestratorClock
+from orchestrator.retention.chains import Chain
+from orchestrator.retention.costs import EngineCosts
+
+log = logging.getLogger(__name__)
+
+_UNBOUNDED = 2**50
+"""Tokens of a tier whose size an engine does not tell."""
+_SLACK_S = 1.0
+"""An engine ends a lease this much later than planned: the orchestrator has looked at it again by then."""
+_SHORT = 0.9
+"""Memory is short once running and kept chains need this share of it."""
+
+Ended = Callable[[Chain, Outcome], None]
+
+
+class Desk:
+    """One engine's leases, in tokens.
+
+    Messages are sent in the order of the decisions and never waited for; what an engine answers or tells later
+    comes back through `ended`. An engine without leases is told nothing: its leases are books that the hold on new
+    programs reads, so that what was granted is left alone by others.
+    """
+
+    def __init__(
+        self, engine: Engine, capabilities: Capabilities, clock: OrchestratorClock, share: float, ended: Ended
+    ) -> None:
+        self.engine = engine
+        self.capabilities = capabilities
+        self.costs = EngineCosts()
+        self.chains: dict[str, Chain] = {}
+        self._clock = clock
+        self._ended = ended
+        self._enforced = capabilities.retention in (RetentionSupport.HARD, RetentionSupport.HOST)
+        sizes = {
+            Tier.DEVICE: capabilities.kv_tokens or _UNBOUNDED,
+            Tier.HOST: capabilities.host_kv_tokens if self._enforced else 0,
+        }
+        self.ledger = LeaseLedger(sizes, {Tier.DEVICE: share, Tier.HOST: 1.0})
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Task[None] | None = None
+        self._running: dict[str, int] = {}
+        self._waiting: dict[str, int] = {}
+        self._told: tuple[int, int] | None = None
+        self.decided_at_price = 0.0
+
+    # -- what the memory costs ------------------------------------------------------------------
+
+    @property
+    def pool_tokens(self) -> int:
+        """Tokens that fit on the device; 0 = unknown."""
+        return self.capabilities.kv_tokens
+
+    def submitted(self, request: str, tokens: int) -> None:
+        """A request of about so many tokens goes to the engine."""
+        self._waiting[request] = tokens
+
+    def begun(self, request: str) -> None:
+        """Its first token has come."""
+        if (tokens := self._waiting.pop(request, None)) is not None:
+            self._running[request] = tokens
+
+    def left(self, request: str) -> None:
+        """It has ended, one way or another."""
+        self._waiting.pop(request, None)
+        self._running.pop(request, None)
+
+    def told(self, waiting: int, running: int) -> None:
+        """The hold on new programs knows better who waits for memory."""
+        self._told = (waiting, running)
+
+    @property
+    def demand_tokens(self) -> int:
+        """Tokens of running and kept chains."""
+        return sum(self._running.values()) + self.ledger.leased_bytes(Tier.DEVICE)
+
+    @property
+    def demand_share(self) -> float:
+        """Tokens of all that runs, waits and is kept / tokens that fit."""
+        if not self.pool_tokens:
+            return math.inf
+        return (self.demand_tokens + sum(self._waiting.values())) / self.pool_tokens
+
+    def price(self, tokens: int) -> float:
+        """What a second of so many tokens' residence on the device costs all others, in seconds."""
+        waiting, running = self._told or (len(self._waiting), len(self._running))
+        if self._told is None and self.demand_share < _SHORT:
+            return 0.0
+        pool = self.pool_tokens or max(self.demand_tokens, tokens, 1)
+        return shadow_price(min(tokens, pool), pool, waiting, running)
+
+    def host_price(self, tokens: int) -> float:
+        """The same of the host tier: nothing while it has room, its share of the tier when it is full."""
+        size = self.capabilities.host_kv_tokens
+        if not size:
+            return 0.0
+        full = self.ledger.leased_bytes(Tier.HOST) / size
+        return tokens / size * max(0.0, full - 0.8) * 5
+
+    def reload_s(self, tokens: int) -> float:
+        """Seconds to copy so many tokens back from the host; inf without a host tier."""
+        if not self.capabilities.host_kv_tokens:
+            return math.inf
+        speed = self.capabilities.host_tokens_per_s
+        return tokens / speed if speed > 0 else 0.0
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Hear from now on how leases end in the engine."""
+        if self._listener is None and self._enforced:
+            self._listener = asyncio.get_running_loop().create_task(self._listen(), name=f"leases {self.engine.name}")
+
+    def retain(self, chain: Chain, ttl_s: float, tier: Tier, rank: float) -> None:
+        """Grant or renew the chain's lease in the engine."""
+        if not self._enforced:
+            return
+        lease = Lease(
+            id=chain.request,
+            program=chain.program,
+            token_ids=(),
+            ttl_s=min(ttl_s + _SLACK_S, self.capabilities.max_lease_ttl_s or math.inf),
+            tier=EngineTier(tier.value),
+            rank=rank,
+            request=chain.request,
+            tokens=chain.useful if chain.useful < chain.tokens else 0,
+        )
+        self._send(chain, self.engine.retain(lease))
+
+    def demote(self, chain: Chain) -> None:
+        """Move the chain to the host."""
+        if self._enforced:
+            self._send(chain, self.engine.demote(chain.request))
+
+    def prefetch(self, chain: Chain, within_s: float) -> None:
+        """Bring the chain back to the device."""
+        if self._enforced and self.capabilities.prefetch:
+            self._send(chain, self.engine.prefetch(chain.request, within_s))
+
+    def release(self, chain: Chain, outcome: Outcome) -> None:
+        """End the chain's lease in the engine."""
+        if self._enforced:
+            self._send(chain, self.engine.release(chain.request, LeaseOutcome(outcome.value)))
+
+    def _send(self, chain: Chain, message: Awaitable[LeaseGrant | None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._deliver(chain, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, chain: Chain, message: Awaitable[LeaseGrant | None]) -> None:
+        before = chain.lease
+        try:
+            grant = await message
+        except EngineError as error:  # the engine is gone or refuses: nothing is kept there
+            log.warning("engine %s: the lease of %s: %s", self.engine.name, chain.request, error)
+            grant = LeaseGrant(chain.request, 0, None, 0.0)
+        if grant is not None and not grant.bytes and chain.lease is not None and chain.lease is before:
+            self._ended(chain, Outcome.PRESSURE)
+
+    async def _listen(self) -> None:
+        try:
+            async for event in self.engine.events():
+                self._heard(event)
+        except EngineError as error:
+            log.warning("engine %s tells no more of its leases: %s", self.engine.name, error)
+
+    def _heard(self, event: EngineEvent) -> None:
+        if event.kind is EngineEventKind.LOST:
+            for chain in [*self.chains.values()]:
+                self._ended(chain, Outcome.CANCELLED)
+        elif event.kind is EngineEventKind.LEASE_ENDED and event.outcome is not None:
+            known = self.chains.get(event.lease or "")
+            if known is not None:
+                self._ended(known, Outcome(event.outcome.value))
+
+    async def close(self) -> None:
+        """Send nothing more."""
+        tasks = [*self._tasks, *((self._listener,) if self._listener is not None else ())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
