@@ -36,7 +36,7 @@ from orchestrator.limits import Limits
 from orchestrator.runtime import Runtime
 from orchestrator.runtime.program import Program
 from orchestrator.scheduling import Policy, make_policy
-from orchestrator.telemetry import Telemetry
+from orchestrator.telemetry import Metrics, Telemetry
 from orchestrator.tools import WorkerPool
 from orchestrator.virtual_time import VirtualClock
 from tenuto.wire import (
@@ -374,6 +374,7 @@ class Server:
     seed: int = 0
     policy: str | Policy = "program_fcfs"
     telemetry: Telemetry | None = None
+    metrics: Metrics | None = None
     more_engines: tuple[ScriptedEngine, ...] = ()
 
     async def start(self) -> Server:
@@ -393,6 +394,7 @@ class Server:
             limits=self.limits,
             rng=rng,
             telemetry=self.telemetry,
+            metrics=self.metrics,
         )
         await self.runtime.start()
         return self

@@ -36,9 +36,9 @@ class Collected:
 
     def __init__(self, *, content: bool = False) -> None:
         self._exporter = InMemorySpanExporter()
-        provider = TracerProvider(id_generator=RandomIds(Random(1)))
-        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.telemetry = OpenTelemetry(provider, content=content)
+        self.provider = TracerProvider(id_generator=RandomIds(Random(1)))
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.telemetry = OpenTelemetry(self.provider, content=content)
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
