@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Protocol
 
@@ -19,6 +20,13 @@ class SystemClock:
 
     def now(self) -> float:
         return time.monotonic()
+
+
+class LoopClock:
+    """The time of one event loop, which may be virtual."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = loop.time
 
 
 class ManualClock:

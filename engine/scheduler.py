@@ -160,6 +160,23 @@ class Scheduler:
             if token is not None:
                 sequence.tokens.append(token)
 
+    def advance_by(self, step: Step, steps: int) -> None:
+        """`steps` steps that decode as `step` does are done before it; blocks for them must be available.
+
+        For simulated engines, whose tokens grow by the run (`StreamTokens.grow`).
+        """
+        for sequence in step.decodes:
+            first = sequence.computed // BLOCK_TOKENS
+            sequence.computed += steps
+            sequence.tokens.grow(steps)  # type: ignore[attr-defined]
+            while len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
+                self._grow(sequence)
+            end = sequence.computed // BLOCK_TOKENS
+            if end > first:
+                sequence.hash_blocks()
+                for index in range(first, end):
+                    self._publish(sequence, index)
+
     def forget(self, sequence: Sequence) -> None:
         """What `sequence` computed itself cannot be trusted: nobody shall find it again. Call before `end`."""
         for block in sequence.table[sequence.adopted : sequence.adopted + 1]:

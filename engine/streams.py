@@ -1,0 +1,254 @@
+"""Simulated prompts: tokens named by stream and index, never spelled out, and the codec that reads them.
+
+Two prompts share exactly the prefix over which their pieces agree. Nothing here costs time or memory by the token.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, NamedTuple, cast, overload
+
+from engine.config import BLOCK_TOKENS
+from engine.kv.prefix import KeyedTokens
+from engine.protocol import ChatMessage, InvalidGrammar, InvalidRequest
+from engine.text import TextStream
+
+if TYPE_CHECKING:
+    from engine.text import TextCodec
+
+_MASK = (1 << 60) - 1
+_VOCABULARY = 95
+
+
+class Piece(NamedTuple):
+    """Tokens `start` .. `end` of one stream; streams are numbers here."""
+
+    stream: int
+    start: int
+    end: int
+
+
+class StreamTokens(KeyedTokens):
+    """A sequence of tokens as pieces of streams. Stands in for the `list[int]` of a real prompt.
+
+    Invariant: pieces are not empty, and neighbours that follow on in one stream are one piece, so equal tokens have
+    equal pieces. `ends[i]` is the position at which piece i ends. What is appended goes on in the stream `out`;
+    `output` is the length at which the generation ends by itself.
+    """
+
+    __slots__ = ("_ends", "_pieces", "out", "output")
+
+    def __init__(self, pieces: Sequence[Piece] = (), *, out: int = -1, output: int = 0) -> None:
+        self._pieces: list[Piece] = []
+        self._ends: list[int] = []
+        self.out, self.output = out, output
+        for piece in pieces:
+            self._put(piece)
+
+    def _put(self, piece: Piece) -> None:
+        stream, start, end = piece
+        if end <= start:
+            return
+        at = self._ends[-1] if self._ends else 0
+        if self._pieces:
+            last = self._pieces[-1]
+            if last[0] == stream and last[2] == start:
+                self._pieces[-1] = Piece(stream, last[1], end)
+                self._ends[-1] = at + end - start
+                return
+        self._pieces.append(piece)
+        self._ends.append(at + end - start)
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        return self._pieces
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __bool__(self) -> bool:
+        return bool(self._ends)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, StreamTokens):
+            return self._pieces == other._pieces
+        return isinstance(other, list) and len(other) == len(self) and list(self) == other
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __iter__(self) -> Iterator[int]:
+        for stream, start, end in self._pieces:
+            for index in range(start, end):
+                yield _token(stream, index)
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> StreamTokens: ...
+    def __getitem__(self, place: int | slice) -> int | StreamTokens:
+        if isinstance(place, slice):
+            first, last, step = place.indices(len(self))
+            if step != 1:
+                raise ValueError("only runs of tokens can be cut out")
+            return StreamTokens(self._cut(first, last), out=self.out, output=self.output)
+        position = place if place >= 0 else place + len(self)
+        if not 0 <= position < len(self):
+            raise IndexError(place)
+        ((stream, index, _),) = self._cut(position, position + 1)
+        return _token(stream, index)
+
+    def __add__(self, other: StreamTokens) -> StreamTokens:
+        return StreamTokens([*self._pieces, *other._pieces], out=other.out, output=other.output)
+
+    def append(self, token: int) -> None:
+        """One more token of the output; which one is the stream's affair."""
+        self.grow(1)
+
+    def grow(self, count: int) -> None:
+        """`count` more tokens of the output."""
+        last = self._pieces[-1]
+        if last[0] == self.out:
+            self._pieces[-1] = Piece(self.out, last[1], last[2] + count)
+            self._ends[-1] += count
+        else:
+            self._put(Piece(self.out, 0, count))
+
+    def _cut(self, first: int, last: int) -> list[Piece]:
+        """The pieces of positions `first` .. `last`."""
+        found: list[Piece] = []
+        number = bisect_right(self._ends, first)
+        while first < last:
+            stream, start, end = self._pieces[number]
+            begin = self._ends[number] - (end - start)
+            until = min(last, self._ends[number])
+            found.append(Piece(stream, start + first - begin, start + until - begin))
+            first, number = until, number + 1
+        return found
+
+    def extend_keys(self, hashes: list[bytes], salt: str) -> None:
+        """Keys are numbers: a run of blocks inside one piece is named in sequence from a hash of all before it.
+
+        Equal tokens from the root on have equal keys, since they have equal pieces; 60-bit hashes make unequal ones
+        collide with a chance of 1e-6 in a million blocks.
+        """
+        keys = cast("list[int]", hashes)
+        full = len(self) // BLOCK_TOKENS
+        block = len(keys)
+        if block >= full:
+            return
+        previous = keys[-1] if keys else _salted(salt)
+        while block < full:
+            first = block * BLOCK_TOKENS
+            number = bisect_right(self._ends, first)
+            stream, start, end = self._pieces[number]
+            begin = self._ends[number] - (end - start)
+            inside = min(self._ends[number] // BLOCK_TOKENS, full) - block
+            if inside <= 0:
+                previous = hash((previous, *self._cut(first, first + BLOCK_TOKENS))) & _MASK
+                keys.append(previous)
+                block += 1
+                continue
+            if block == 0 or begin > first - BLOCK_TOKENS:
+                previous = hash((previous, stream, start + first - begin)) & _MASK
+            else:
+                previous += 1
+            keys += range(previous, previous + inside)
+            previous += inside - 1
+            block += inside
+
+    def common(self, other: StreamTokens) -> int:
+        """How many tokens at the start are the same."""
+        mine, theirs = self._pieces, other._pieces
+        if mine is theirs:
+            return len(self)
+        for number in range(min(len(mine), len(theirs))):
+            if mine[number] != theirs[number]:
+                a, b = mine[number], theirs[number]
+                shared = min(a[2], b[2]) - a[1] if a[:2] == b[:2] else 0
+                return (self._ends[number - 1] if number else 0) + shared
+        return min(len(self), len(other))
+
+
+def _token(stream: int, index: int) -> int:
+    return hash((stream, index)) % _VOCABULARY
+
+
+def _salted(salt: str) -> int:
+    return int.from_bytes(blake2b(salt.encode(), digest_size=8).digest()) & _MASK
+
+
+@dataclass(slots=True)
+class PromptBook:
+    """Prompts by name: what a short text in a message stands for. Streams get numbers in the order of their naming."""
+
+    _prompts: dict[str, StreamTokens] = field(default_factory=dict)
+    _streams: dict[str, int] = field(default_factory=dict)
+
+    def stream(self, name: str) -> int:
+        """The number of a stream."""
+        return self._streams.setdefault(name, len(self._streams))
+
+    def put(self, name: str, pieces: Sequence[tuple[str, int, int]], out: str, output: int) -> None:
+        """Let `name` stand for a prompt whose output goes on in stream `out` and ends after `output` tokens."""
+        stream = self.stream
+        self._prompts[name] = StreamTokens(
+            [Piece(stream(piece[0]), piece[1], piece[2]) for piece in pieces], out=stream(out), output=output
+        )
+
+    def get(self, name: str) -> StreamTokens | None:
+        return self._prompts.get(name)
+
+    def drop(self, name: str) -> None:
+        """The prompt will not be asked for again."""
+        self._prompts.pop(name, None)
+
+
+_OPEN, _CLOSE = "\u27e8", "\u27e9"
+
+
+def reference(name: str) -> str:
+    """The text that stands for the prompt `name` at the end of a message."""
+    return f"{_OPEN}{name}{_CLOSE}"
+
+
+class StreamCodec:
+    """Reads references to a book's prompts; other text is spelled out, a byte a token. What it decodes is printable."""
+
+    longest_token = 4
+    vocab_size = 256
+
+    def __init__(self, book: PromptBook) -> None:
+        self._book = book
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """The last reference if there is one, since it stands for the whole prompt; else all messages."""
+        content = messages[-1].content
+        if content.endswith(_CLOSE):
+            return content[content.rfind(_OPEN) :]
+        return "".join(f"{message.role}: {message.content}\n" for message in messages)
+
+    def encode(self, text: str) -> list[int]:
+        """Raises `InvalidRequest` for a reference to a prompt that is not in the book."""
+        if not text.endswith(_CLOSE):
+            return list(text.encode())
+        prompt = self._book.get(text[text.rfind(_OPEN) + 1 : -1])
+        if prompt is None:
+            raise InvalidRequest(f"the prompt book has no prompt {text!r}")
+        return cast("list[int]", prompt[:])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(32 + token % _VOCABULARY) for token in ids)
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """As `decode`: there are no special tokens."""
+        return self.decode(ids)
+
+    def stream(self, stops: Sequence[str] = ()) -> TextStream:
+        """The text of a new output, which ends before the first of `stops`."""
+        return TextStream(cast("TextCodec", self), stops)
+
+    def to_json(self) -> str:
+        raise InvalidGrammar("a simulated engine holds its output to no grammar")
