@@ -57,6 +57,11 @@ class Background:
             self.failed += 1
             log.debug("work in the background failed", exc_info=task.exception())
 
+    async def settle(self) -> None:
+        """Return once nothing runs."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
     async def close(self) -> None:
         """Cancel what runs."""
         for task in tuple(self._tasks):

@@ -53,9 +53,17 @@ class ServerCache:
     enabled = True
 
     def __init__(
-        self, options: CacheOptions, engines: EnginePool, clock: OrchestratorClock, rng: Random, *, weights: str = ""
+        self,
+        options: CacheOptions,
+        engines: EnginePool,
+        clock: OrchestratorClock,
+        rng: Random,
+        *,
+        weights: str = "",
+        embedder: Embedder | None = None,
     ) -> None:
-        """`weights` tells apart what stood behind the same model names at different times. Raises InvalidPolicy."""
+        """`weights` tells apart what stood behind the same model names at different times. `embedder` stands in for
+        the one that the options name. Raises InvalidPolicy."""
         self.options = options
         self._policies = options.policies()  # what is wrong with the settings is told before anything is opened
         self._settings = options.settings()
@@ -67,7 +75,7 @@ class ServerCache:
         self._shadows = Background(options.shadows)
         self._storing: set[asyncio.Task[None]] = set()
         self._cache: SemanticCache | None = None
-        self._embedder: Embedder | None = None
+        self._embedder = embedder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.without_embedder = ""
 
@@ -79,10 +87,11 @@ class ServerCache:
         if options.directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="tenuto-cache-")
         directory = options.directory or Path(self._temporary.name if self._temporary else ".")
-        loop = asyncio.get_running_loop()
-        with self._clock.outside():
-            loading = loop.run_in_executor(None, load_embedder, options, directory)
-            self._embedder, self.without_embedder = await loading
+        if self._embedder is None:
+            loop = asyncio.get_running_loop()
+            with self._clock.outside():
+                loading = loop.run_in_executor(None, load_embedder, options, directory)
+                self._embedder, self.without_embedder = await loading
         if options.mode == "semantic" and self._embedder is None:
             log.warning("the semantic cache answers equal calls only: %s", self.without_embedder)
         self._cache = await SemanticCache.open(
@@ -107,10 +116,15 @@ class ServerCache:
             self._temporary.cleanup()
 
     async def settle(self) -> None:
-        """Return once nothing is stored or judged any more (for tests and benchmarks)."""
+        """Return once nothing is stored or judged any more."""
         while self._storing:
             await asyncio.wait(set(self._storing))
         await self.cache.settle()
+
+    async def idle(self) -> None:
+        """As `settle`, and no shadow call runs any more."""
+        await self._shadows.settle()
+        await self.settle()
 
     @property
     def cache(self) -> SemanticCache:

@@ -13,7 +13,8 @@ import socket
 import stat
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +33,10 @@ def serve(
     model: Model = None,
     journal: Journal = None,
     policy: Annotated[str | None, typer.Option(help="Scheduling policy.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Semantic cache: off, exact or semantic. Default: off.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the cache's answers and embedding model. Default: memory.")
+    ] = None,
     config: Config = None,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin, a pipe, is closed.")
@@ -47,7 +52,15 @@ def serve(
         fail(f"--log-level {log_level!r}: choose one of debug, info, warning, error")
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        settings = load(config, host=host, port=port, model=model, journal=journal, policy=policy)
+        settings = load(
+            config,
+            host=host,
+            port=port,
+            model=model,
+            journal=journal,
+            policy=policy,
+            semantic_cache=_given(mode=cache, directory=cache_dir),
+        )
     except ConfigError as fault:
         fail(str(fault))
     for line in misspelt_variables(os.environ):
@@ -60,6 +73,11 @@ def serve(
         fail(str(fault))
     except RuntimeFault as fault:  # the journal, most often: it says what is wrong with its file
         fail(fault.detail, code=1)
+
+
+def _given(**flags: Any) -> dict[str, Any] | None:
+    """The flags of a section that were given; None if there are none."""
+    return {name: value for name, value in flags.items() if value is not None} or None
 
 
 async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: bool) -> None:

@@ -30,6 +30,7 @@ from engine.protocol import (
     TokenChunk,
     Usage,
 )
+from orchestrator.caching.call_cache import CallCache, NoCallCache
 from orchestrator.engines import EnginePool
 from orchestrator.journal import Journal, NullJournal, SqliteJournal
 from orchestrator.limits import Limits
@@ -376,6 +377,7 @@ class Server:
     telemetry: Telemetry | None = None
     metrics: Metrics | None = None
     more_engines: tuple[ScriptedEngine, ...] = ()
+    make_cache: Callable[[EnginePool, VirtualClock], Awaitable[CallCache]] | None = None
 
     async def start(self) -> Server:
         """Start, and go on with what the journal holds."""
@@ -385,9 +387,12 @@ class Server:
         self.journal: Journal = (
             NullJournal() if self.journal_path is None else SqliteJournal(self.journal_path, clock=self.clock)
         )
+        pool = EnginePool([self.engine, *self.more_engines])
+        self.cache = NoCallCache() if self.make_cache is None else await self.make_cache(pool, self.clock)
         self.runtime = Runtime(
             clock=self.clock,
-            engines=EnginePool([self.engine, *self.more_engines]),
+            engines=pool,
+            cache=self.cache,
             workers=self.workers,
             journal=self.journal,
             policy=make_policy(self.policy) if isinstance(self.policy, str) else self.policy,
