@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.retention.registry import RULES, UnknownRule, make_rule
-from orchestrator.retention.retention import EngineLeases, PausedChain, Retention, Visit, request_id
+from orchestrator.retention.retention import EngineLeases, PausedChain, Retention, request_id
 from orchestrator.retention.rules import Plan, RetentionRule, Situation, Tenuto
+from orchestrator.retention.visits import Visit
 
 __all__ = [
     "RULES",

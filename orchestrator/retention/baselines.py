@@ -20,6 +20,7 @@ class Lru(Silent):
     """Nothing is kept on purpose: what prefix caching and least recently used eviction leave."""
 
     name = "lru"
+    grace_s = 0.0
 
     def plan(self, situation: Situation) -> Plan:
         return DROP

@@ -66,6 +66,11 @@ class Chain:
         """Tokens that are kept for this program alone."""
         return max(0, self.useful - self.shared)
 
+    @property
+    def recompute_s(self) -> float:
+        """Prefill seconds to make the private tokens again."""
+        return self.desk.costs.prefill.seconds(self.private, min(self.shared, self.useful))
+
     def is_continued_by(self, messages: Sequence[ChatMessage]) -> bool:
         """True if the chain's prompt is a prefix of a prompt: message by message, its last one by characters."""
         last = len(self.prompt) - 1

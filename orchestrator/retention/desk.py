@@ -55,6 +55,7 @@ class Desk:
         self.capabilities = capabilities
         self.costs = EngineCosts()
         self.chains: dict[str, Chain] = {}
+        self._by_program: dict[str, dict[str, Chain]] = {}
         self._clock = clock
         self._ended = ended
         self._enforced = capabilities.retention in (RetentionSupport.HARD, RetentionSupport.HOST)
@@ -67,6 +68,7 @@ class Desk:
         self._listener: asyncio.Task[None] | None = None
         self._running: dict[str, int] = {}
         self._waiting: dict[str, int] = {}
+        self._running_tokens = self._waiting_tokens = 0
         self._told: tuple[int, int] | None = None
         self.decided_at_price = 0.0
 
@@ -80,32 +82,64 @@ class Desk:
     def submitted(self, request: str, tokens: int) -> None:
         """A request of about so many tokens goes to the engine."""
         self._waiting[request] = tokens
+        self._waiting_tokens += tokens
 
-    def begun(self, request: str) -> None:
-        """Its first token has come."""
-        if (tokens := self._waiting.pop(request, None)) is not None:
-            self._running[request] = tokens
+    def begun(self, request: str) -> bool:
+        """A token of it has come; True for the first."""
+        tokens = self._waiting.pop(request, None)
+        if tokens is None:
+            return False
+        self._waiting_tokens -= tokens
+        self._running[request] = tokens
+        self._running_tokens += tokens
+        return True
 
     def left(self, request: str) -> None:
         """It has ended, one way or another."""
-        self._waiting.pop(request, None)
-        self._running.pop(request, None)
+        self._waiting_tokens -= self._waiting.pop(request, 0)
+        self._running_tokens -= self._running.pop(request, 0)
 
     def told(self, waiting: int, running: int) -> None:
         """The hold on new programs knows better who waits for memory."""
         self._told = (waiting, running)
 
     @property
+    def unit(self) -> int:
+        """Tokens whose price stands for the memory's."""
+        return self.pool_tokens or 1
+
+    @property
     def demand_tokens(self) -> int:
-        """Tokens of running and kept chains."""
-        return sum(self._running.values()) + self.ledger.leased_bytes(Tier.DEVICE)
+        """Tokens of all that runs, waits and is kept."""
+        return self._running_tokens + self._waiting_tokens + self.ledger.leased_bytes(Tier.DEVICE)
 
     @property
     def demand_share(self) -> float:
-        """Tokens of all that runs, waits and is kept / tokens that fit."""
-        if not self.pool_tokens:
-            return math.inf
-        return (self.demand_tokens + sum(self._waiting.values())) / self.pool_tokens
+        """`demand_tokens` / tokens that fit; inf if that is unknown."""
+        return self.demand_tokens / self.pool_tokens if self.pool_tokens else math.inf
+
+    def of_program(self, program: str) -> list[Chain]:
+        """The program's chains here."""
+        return [*self._by_program.get(program, {}).values()]
+
+    def add(self, chain: Chain) -> None:
+        """The chain is here."""
+        self.chains[chain.request] = chain
+        self._by_program.setdefault(chain.program, {})[chain.request] = chain
+
+    def remove(self, chain: Chain) -> None:
+        """The chain is forgotten; no error if it was."""
+        self.chains.pop(chain.request, None)
+        mine = self._by_program.get(chain.program, {})
+        mine.pop(chain.request, None)
+        if not mine:
+            self._by_program.pop(chain.program, None)
+
+    def check(self) -> None:
+        """Raise AssertionError if the books differ."""
+        assert self.chains == {request: chain for of in self._by_program.values() for request, chain in of.items()}
+        assert self._running_tokens == sum(self._running.values()), "running tokens are miscounted"
+        assert self._waiting_tokens == sum(self._waiting.values()), "waiting tokens are miscounted"
 
     def price(self, tokens: int) -> float:
         """What a second of so many tokens' residence on the device costs all others, in seconds."""

@@ -15,6 +15,8 @@ from kv_ttl.decision import CEILING_S, BlockRange, choose
 from kv_ttl.durations import DurationModel, Outstanding, ToolCall
 from kv_ttl.errors import UnknownCall
 
+GRACE_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:
@@ -76,6 +78,7 @@ class RetentionRule(Protocol):
     """Decides at a pause, is asked again at the end of what it planned, and hears how pauses and calls ended.
 
     `reconsiders`: it may also be asked in between, when memory's price or the calls that are awaited have changed.
+    `grace_s`: how long an engine keeps a chain by itself, until the decision on it arrives; 0 = not at all.
     """
 
     @property
@@ -83,6 +86,9 @@ class RetentionRule(Protocol):
 
     @property
     def reconsiders(self) -> bool: ...
+
+    @property
+    def grace_s(self) -> float: ...
 
     def plan(self, situation: Situation) -> Plan: ...
 
@@ -113,6 +119,7 @@ class Silent:
     """A rule that learns nothing."""
 
     reconsiders = False
+    grace_s = GRACE_S
 
     def started(self, id: Hashable, call: ToolCall, now: float) -> None: ...
 
@@ -136,6 +143,7 @@ class Tenuto:
 
     name = "tenuto"
     reconsiders = True
+    grace_s = GRACE_S
 
     def __init__(self, model: DurationModel | None = None) -> None:
         self.model = DurationModel() if model is None else model

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -59,8 +60,7 @@ class Execution:
             if isinstance(call, LLMCall):
                 await self._attempts(program, run, self._generation(program, run, call))
             else:
-                await self._intend(program, run)
-                await self._attempts(program, run, self._function(program, run, call))
+                await self._function_attempts(program, run, call)
         except JournalUnavailable:
             pass  # the runtime has stopped every program and told its readers
         except Exception as error:
@@ -71,9 +71,25 @@ class Execution:
         finally:
             run.task = None
 
+    async def _function_attempts(self, program: Program, run: CallRun, call: FunctionCall) -> None:
+        """All attempts of a function call, within the total that its tool allows."""
+        spec = self._services.tools.spec(program.tenant, program.toolset, call.tool)
+        total_s = spec.total_timeout_s if spec is not None else None
+        if total_s is None:
+            await self._attempts(program, run, self._function(program, run, call))
+            return
+        try:
+            async with asyncio.timeout(total_s) as timer:
+                await self._attempts(program, run, self._function(program, run, call))
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            message = f"tool {call.tool!r} did not end within {total_s:g} s in all, over {run.runs} attempts"
+            self._fail(program, run, CallFailure(FailureType.TIMEOUT, message).error(call.id, run.runs))
+
     async def _intend(self, program: Program, run: CallRun) -> None:
         """Before an effect: everything that it depends on is durable, and so is the intent itself."""
-        if program.effects.has_effect(run.call.id) and not run.intended:
+        if not run.intended:
             run.intended = True
             await program.host.record(Intent(program.id, run.call.id)).committed()
 
@@ -90,7 +106,7 @@ class Execution:
                 if failure.lost and run.losses < limits.lost_reruns and self._rerunnable(program, run):
                     run.losses += 1
                     wait_s = _wait_s(Retry(), run.losses)
-                elif failure.retryable and run.failures + 1 < retry.attempts:
+                elif _worth_retrying(failure, retry) and run.failures + 1 < retry.attempts:
                     run.failures += 1
                     wait_s = _wait_s(retry, run.failures)
                 else:
@@ -129,7 +145,7 @@ class Execution:
         """What the call itself says, else what its tool says."""
         if isinstance(call, LLMCall) or "retry" in call.model_fields_set:
             return call.retry
-        spec = self._services.workers.spec(program.tenant, program.toolset, call.tool)
+        spec = self._services.tools.spec(program.tenant, program.toolset, call.tool)
         return call.retry if spec is None else spec.retry
 
     def _generation(self, program: Program, run: CallRun, call: LLMCall) -> Attempt:
@@ -148,7 +164,7 @@ class Execution:
         producers = program.graph.predecessors(call.id) if program.trace.recording else ()
         trace = program.trace.tool(call, run.runs, services.clock.wall(), producers)
         began_s = program.now()
-        services.priorities.call_ready(ReadyCall(program.id, call, run.runs, 0))
+        key = services.priorities.call_ready(ReadyCall(program.id, call, run.runs, 0))
         tool_run = ToolRun(
             program=program.id,
             call=call.id,
@@ -159,6 +175,7 @@ class Execution:
             attempt=run.runs,
             timeout_s=call.timeout_s,
             traceparent=trace.traceparent,
+            key=key,
         )
         error_type: str | None = "cancelled"
         result: JsonValue = None
@@ -168,7 +185,8 @@ class Execution:
             services.retention.function_started(program, call, arguments)
 
         try:
-            result = await services.workers.run(tool_run, started)
+            intend = partial(self._intend, program, run) if program.effects.has_effect(call.id) else None
+            result = await services.tools.run(tool_run, started, intend)
             accepted = accept_result(call.type, result, services.limits.value_bytes)
             error_type = None
             return accepted
@@ -200,6 +218,16 @@ class Execution:
         if succeeded:
             tokens = run.usage.output_tokens if run.usage is not None else None
             self._services.statistics.learn(program.workflow, call, seconds=worked_s, output_tokens=tokens)
+
+
+def _worth_retrying(failure: CallFailure, retry: Retry) -> bool:
+    """Whether another attempt may help: by the names that `retry` gives, else by what the failure says of itself.
+
+    A name is an error's type, or that of the exception that the tool raised (`tool_error` says `Name: message`).
+    """
+    if not retry.on:
+        return failure.retryable
+    return failure.type in retry.on or failure.message.partition(":")[0] in retry.on
 
 
 def _wait_s(retry: Retry, failures: int) -> float:
