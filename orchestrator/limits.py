@@ -30,6 +30,10 @@ class Limits:
     engine_calls: int = 1_024  # given to one engine at once, the others are held back in the policy's order
     token_events: int = 2_048  # kept per live program for readers that come back
     workers: int = 10_000
+    functions: int = 8_192  # function calls at once on the whole server
+    tenant_functions: int = 4_096
+    program_functions: int = 1_024
+    tool_cache_bytes: int = 64 * 2**20  # results of `read` tools that are given again
 
     # how long something is waited for, in seconds
     variable_wait_s: float = 300.0

@@ -49,7 +49,7 @@ from orchestrator.telemetry import (
     names,
     parse_traceparent,
 )
-from orchestrator.tools import FailureType, WorkerPool
+from orchestrator.tools import FailureType, Toolbox, WorkerPool
 from tenuto.wire import (
     ErrorValue,
     Event,
@@ -90,21 +90,24 @@ class Runtime:
         statistics: StageStatistics | None = None,
         cache: CallCache | None = None,
         retention: RetentionRule | None = None,
+        tools: Toolbox | None = None,
     ) -> None:
         self._clock = clock
         self._journal = journal
         self._limits = limits
         self._telemetry = telemetry or NullTelemetry(rng)
+        tools = tools or Toolbox(workers, clock=clock, limits=limits)
         self._services = Services(
             clock=clock,
             engines=engines,
             workers=workers,
+            tools=tools,
             priorities=Priorities(policy, engines, clock, engine_calls=limits.engine_calls),
             statistics=statistics or StageStatistics(),
             limits=limits,
             rng=rng,
             metrics=metrics or NullMetrics(),
-            retention=Retention(clock, rule=retention, specs=workers.spec),
+            retention=Retention(clock, rule=retention, specs=tools.spec),
             cache=cache or NoCallCache(),
         )
         self._execution = Execution(self._services)
@@ -417,7 +420,7 @@ class Runtime:
         if self._live_calls + len(growth.calls) > self._limits.live_calls:
             raise self._busy(f"live programs hold {self._live_calls} calls", "live_calls")
         try:
-            ready = program.declare(growth, self._services.workers.specs(tenant, toolset))
+            ready = program.declare(growth, self._services.tools.specs(tenant, toolset))
         except InvalidGraph as fault:
             raise admission.invalid_graph(fault, prefix) from fault
         program.bytes += len(body)

@@ -16,7 +16,7 @@ from orchestrator.runtime.occupancy import Occupancy
 from orchestrator.runtime.priorities import Priorities
 from orchestrator.scheduling import StageStatistics
 from orchestrator.telemetry import Metrics
-from orchestrator.tools import WorkerEngine, WorkerPool
+from orchestrator.tools import Toolbox, WorkerEngine, WorkerPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Services:
     clock: OrchestratorClock
     engines: EnginePool
     workers: WorkerPool
+    tools: Toolbox
     priorities: Priorities
     statistics: StageStatistics
     limits: Limits

@@ -30,6 +30,7 @@ class FailureType(StrEnum):
     MODEL_ANSWER_INVALID = "model_answer_invalid"  # a hosted model answered with no text
 
     # function calls
+    QUEUE_TIMEOUT = "queue_timeout"  # it found no room to start within its tool's `queue_timeout_s`
     NO_WORKER = "no_worker"  # no worker that has the tool came within `limits.worker_wait_s`
     WORKER_LOST = "worker_lost"  # the worker went while it ran the call, and the effect forbids another run
     EFFECT_UNKNOWN = "effect_unknown"  # the server stopped while the call ran, and the effect forbids another run

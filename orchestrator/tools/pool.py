@@ -18,6 +18,7 @@ from dag.schema import SchemaError, validator
 from orchestrator.errors import Busy, Conflict, InvalidSubmission, WorkerUnknown
 from orchestrator.limits import Limits
 from orchestrator.tools.failures import CallFailure, FailureType
+from orchestrator.tools.runs import Intend, ToolRun
 from orchestrator.tools.worker import Job, Skill, TaskStream, Worker
 from tenuto.wire import (
     CancelTask,
@@ -29,21 +30,6 @@ from tenuto.wire import (
     WorkerInfo,
     WorkerRegistration,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ToolRun:
-    """One attempt of a function call. `timeout_s` runs from the moment a worker is given the task; None: the tool's."""
-
-    program: str
-    call: str
-    tool: str
-    tenant: str
-    toolset: str
-    arguments: dict[str, JsonValue]
-    attempt: int
-    timeout_s: float | None = None
-    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +137,8 @@ class WorkerPool:
                 continue
             freed[job.skill] = None
             self._leave(job)
+            if job.abandoned:
+                continue  # it has stopped at last: its place is free, its result nobody's
             if result.error is None:
                 _settle(job, result.value)
             else:
@@ -199,11 +187,14 @@ class WorkerPool:
 
     # -- tasks ----------------------------------------------------------------------------------
 
-    async def run(self, run: ToolRun, started: Callable[[], None]) -> JsonValue:
+    async def run(
+        self, run: ToolRun, started: Callable[[], None], intend: Intend | None = None, *, queue_s: float | None = None
+    ) -> JsonValue:
         """Run one attempt of a function call on a worker; `started` is told when one is given the task.
 
-        Raises CallFailure: what the tool reported, or `timeout`, `worker_lost` (lost), `no_worker`. Cancelling
-        takes the task back from its worker.
+        `intend` is awaited when a worker has a place for it and before the task is sent. `queue_s` bounds the wait
+        for that place. Raises CallFailure: what the tool reported, or `timeout`, `queue_timeout`, `worker_lost`
+        (lost), `no_worker`. Cancelling takes the task back from its worker.
         """
         task = FunctionTask.model_construct(
             kind="function",
@@ -212,12 +203,13 @@ class WorkerPool:
             call=run.call,
             tool=run.tool,
             arguments=run.arguments,
-            idempotency_key=f"{run.program}/{run.call}",
+            idempotency_key=run.idempotency_key,
             timeout_s=run.timeout_s,
             attempt=run.attempt,
             traceparent=run.traceparent,
         )
-        return await self._do(run.tenant, run.toolset, task, Skill("tool", run.tool), run.timeout_s, started)
+        skill = Skill("tool", run.tool)
+        return await self._do(run.tenant, run.toolset, task, skill, run.timeout_s, started, intend, queue_s)
 
     async def ask(self, tenant: str, toolset: str, task: ModelTask, started: Callable[[], None]) -> JsonValue:
         """Ask a hosted model. Raises CallFailure as `run` does."""
@@ -232,30 +224,75 @@ class WorkerPool:
         skill: Skill,
         timeout_s: float | None,
         started: Callable[[], None],
+        intend: Intend | None = None,
+        queue_s: float | None = None,
     ) -> JsonValue:
         toolset = self._toolset(tenant, toolset_name)
-        job = Job(task, skill, timeout_s, started, asyncio.get_running_loop().create_future())
-        worker = toolset.free_worker(skill) if not toolset.waiting.get(skill) else None
-        if worker is not None:
-            self._give(worker, job)
-        else:
-            toolset.waiting.setdefault(skill, OrderedDict())[task.task] = job
-            if not toolset.offers(skill):
-                self._await_worker(toolset, job)
+        loop = asyncio.get_running_loop()
+        job = Job(task, skill, timeout_s, started, loop.create_future(), held=intend is not None)
+        queue_timer = loop.call_later(queue_s, self._overdue, toolset, job, queue_s) if queue_s is not None else None
         try:
+            if intend is not None:
+                await self._place(toolset, job, intend)
+            else:
+                self._enqueue(toolset, job)
             return await job.future
         except asyncio.CancelledError:
             self._withdraw(toolset, job)
             raise
+        finally:
+            if queue_timer is not None:
+                queue_timer.cancel()
+
+    async def _place(self, toolset: _Toolset, job: Job, intend: Intend) -> None:
+        """Find a place for an effect, make its intent durable, and only then send it. A worker that goes meanwhile
+        has not seen it: another one is found. Raises the job's failure."""
+        intended = False
+        while True:
+            job.placed = asyncio.get_running_loop().create_future()
+            self._enqueue(toolset, job)
+            await asyncio.wait((job.placed, job.future), return_when=asyncio.FIRST_COMPLETED)
+            if not intended and not job.future.done():
+                try:
+                    await intend()
+                except BaseException:
+                    self._withdraw(toolset, job)
+                    raise
+                intended = True
+            if job.worker is not None:
+                job.held = False
+                self._send(job.worker, job)
+                return
+            if job.future.done():
+                return
+
+    def _enqueue(self, toolset: _Toolset, job: Job) -> None:
+        """Give the job to a free worker, or let it wait for one."""
+        worker = toolset.free_worker(job.skill) if not toolset.waiting.get(job.skill) else None
+        if worker is not None:
+            self._give(worker, job)
+            return
+        toolset.waiting.setdefault(job.skill, OrderedDict())[job.message.task] = job
+        if not toolset.offers(job.skill):
+            self._await_worker(toolset, job)
 
     def _give(self, worker: Worker, job: Job) -> None:
         job.stop_timer()
+        worker.take(job)
+        if not job.held:
+            self._send(worker, job)
+        elif job.placed is not None and not job.placed.done():
+            job.placed.set_result(None)
+
+    def _send(self, worker: Worker, job: Job) -> None:
+        """Tell the worker to begin."""
+        assert worker.stream is not None
         if job.timeout_s is None and isinstance(job.message, FunctionTask):
             # the tool's own timeout, as the worker that runs it declares it
             spec = worker.tool(job.message.tool)
             job.timeout_s = spec.timeout_s if spec is not None else None
             job.message = job.message.model_copy(update={"timeout_s": job.timeout_s})
-        worker.take(job)
+        worker.stream.send(job.message)
         if job.timeout_s is not None:
             job.timer = asyncio.get_running_loop().call_later(job.timeout_s, self._expire, job)
         job.started()
@@ -291,11 +328,15 @@ class WorkerPool:
             if queue is not None and queue.pop(job.message.task, None) is not None and not queue:
                 del toolset.waiting[job.skill]
             return
-        # The slot is free at once: a tool that cannot be stopped is the worker's own affair.
-        worker.drop(job)
-        if worker.stream is not None:
-            worker.stream.send(CancelTask(task=job.message.task))
-        self._feed(toolset, worker.skills)
+        if job.abandoned:
+            return
+        if job.held or worker.stream is None:
+            worker.drop(job)
+            self._feed(toolset, worker.skills)
+            return
+        # Its place stays taken until the worker says that it stopped: a thread cannot be stopped from outside.
+        job.abandoned = True
+        worker.stream.send(CancelTask(task=job.message.task))
 
     # -- what goes wrong ------------------------------------------------------------------------
 
@@ -308,6 +349,14 @@ class WorkerPool:
             job,
             CallFailure(FailureType.TIMEOUT, f"{_what(job)} did not end within {job.timeout_s:g} s", retryable=True),
         )
+
+    def _overdue(self, toolset: _Toolset, job: Job, queue_s: float) -> None:
+        """No worker began it in time."""
+        if job.worker is not None and not job.held:
+            return
+        self._withdraw(toolset, job)
+        message = f"{_what(job)} was not started within {queue_s:g} s: every worker that offers it is busy"
+        _fail(job, CallFailure(FailureType.QUEUE_TIMEOUT, message, retryable=True))
 
     def _await_worker(self, toolset: _Toolset, job: Job) -> None:
         wait_s = self._limits.worker_wait_s
@@ -339,6 +388,8 @@ class WorkerPool:
                     self._await_worker(toolset, job)
         for job in [*worker.running.values()]:
             self._leave(job)
+            if job.held:
+                continue  # the worker never saw it: `_place` looks for another one
             _fail(
                 job,
                 CallFailure(FailureType.WORKER_LOST, f"the worker disconnected while it ran {_what(job)}", lost=True),

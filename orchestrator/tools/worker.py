@@ -22,8 +22,10 @@ class Skill(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A task from the moment it is asked for until its future has a value or an error.
+    """A task from the moment it is asked for until its future has a value or an error, and its worker is free of it.
 
+    `held`: it has a place on its worker, and is sent when `release`d (an effect's intent is written meanwhile).
+    `abandoned`: nobody waits for it any more; it keeps its place until the worker says that it stopped.
     Invariant: while `worker` is set, the worker's `running` holds the job under its task id.
     """
 
@@ -34,6 +36,9 @@ class Job:
     future: asyncio.Future[JsonValue]
     worker: Worker | None = None
     timer: asyncio.TimerHandle | None = None
+    held: bool = False
+    placed: asyncio.Future[None] | None = None
+    abandoned: bool = False
 
     def stop_timer(self) -> None:
         if self.timer is not None:
@@ -79,12 +84,10 @@ class Worker:
         return next((tool for tool in self.registration.tools if tool.name == name), None)
 
     def take(self, job: Job) -> None:
-        """Hold the job's task and send it."""
-        assert self.stream is not None
+        """Give the job a place."""
         job.worker = self
         self.running[job.message.task] = job
         self.busy[job.skill] += 1
-        self.stream.send(job.message)
 
     def drop(self, job: Job) -> None:
         """Hold the job's task no more."""

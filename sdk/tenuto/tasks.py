@@ -76,8 +76,17 @@ class TaskRunner:
         self._tools = tools
         self._models = models
         self._threads = asyncio.Semaphore(threads)
+        self._lingering: dict[str, asyncio.Future[Any]] = {}
         self._debug = debug
         self._client = client
+
+    def when_stopped(self, task: str, then: Callable[[], None]) -> None:
+        """Call `then` once nothing of the task runs any more: at once, unless it left a thread behind that goes on."""
+        thread = self._lingering.pop(task, None)
+        if thread is None or thread.done():
+            then()
+        else:
+            thread.add_done_callback(lambda _: then())
 
     async def result(self, task: FunctionTask | ModelTask) -> TaskResult:
         """The task's result, errors included. Only cancellation is raised."""
@@ -102,20 +111,24 @@ class TaskRunner:
         except InvalidArgument as error:
             raise TaskFailure("arguments_invalid", str(error), retryable=False) from error
         value = await self._guarded(
-            f"tool {tool.name!r}", task, lambda: self._called(tool, args, kwargs, task.timeout_s)
+            f"tool {tool.name!r}", task, lambda: self._called(task, tool, args, kwargs)
         )
         return _to_json(tool, value)
 
-    async def _called(self, tool: Tool[..., Any, Any], args: Any, kwargs: Any, timeout_s: float | None) -> Any:
+    async def _called(self, task: FunctionTask, tool: Tool[..., Any, Any], args: Any, kwargs: Any) -> Any:
         if tool.is_async:
-            return await _timed(tool.name, timeout_s, tool.raw(*args, **kwargs))
-        async with self._threads:
-            token = threading.Event()
-            _cancelled.set(token)
-            try:
-                return await _timed(tool.name, timeout_s, in_thread(tool.name, lambda: tool.raw(*args, **kwargs)))
-            finally:
-                token.set()
+            return await _timed(tool.name, task.timeout_s, tool.raw(*args, **kwargs))
+        await self._threads.acquire()
+        token = threading.Event()
+        _cancelled.set(token)
+        thread = start_thread(tool.name, lambda: tool.raw(*args, **kwargs))
+        thread.add_done_callback(lambda _: self._threads.release())
+        try:
+            return await _timed(tool.name, task.timeout_s, in_thread(thread))
+        finally:
+            token.set()
+            if not thread.done():  # cancelled or timed out: the tool hears of it, and its place is taken until it ends
+                self._lingering[task.task] = thread
 
     async def _model(self, task: ModelTask) -> str:
         model = self._models.get(task.model)
@@ -177,8 +190,9 @@ async def _timed(tool: str, timeout_s: float | None, work: Awaitable[Any]) -> An
         raise TaskFailure("timeout", f"tool {tool!r} did not end within {timeout_s:g} s", retryable=True) from error
 
 
-async def in_thread(name: str, work: Callable[[], Any]) -> Any:
-    """Run in a daemon thread of its own, which never keeps the interpreter alive. Cancelled, it is left to itself."""
+def start_thread(name: str, work: Callable[[], Any]) -> asyncio.Future[tuple[Any, BaseException | None]]:
+    """Run in a daemon thread of its own, which never keeps the interpreter alive. The future ends when the thread does,
+    with its value or what it raised."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
@@ -199,7 +213,12 @@ async def in_thread(name: str, work: Callable[[], Any]) -> Any:
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(target,), name=f"tenuto-tool-{name}", daemon=True).start()
-    value, error = await future
+    return future
+
+
+async def in_thread(thread: asyncio.Future[tuple[Any, BaseException | None]]) -> Any:
+    """What the thread returns; raises what it raised. Cancelled, the thread is left to itself."""
+    value, error = await asyncio.shield(thread)
     if error is not None:
         raise error
     if inspect.isawaitable(value):

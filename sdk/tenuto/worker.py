@@ -39,6 +39,7 @@ class Session:
         self._http = http
         self._runner = runner
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._taken_back: set[str] = set()
         self._results: list[TaskResult] = []
         self._wake = asyncio.Event()
         self._retired = False
@@ -65,6 +66,7 @@ class Session:
     def _take(self, message: Any) -> None:
         if isinstance(message, CancelTask):
             if running := self._running.get(message.task):
+                self._taken_back.add(message.task)
                 running.cancel()
             return
         task = asyncio.create_task(self._run(message))
@@ -72,12 +74,23 @@ class Session:
         task.add_done_callback(lambda _: self._ended(message.task))
 
     async def _run(self, task: Any) -> None:
-        result = await self._runner.result(task)
+        try:
+            result = await self._runner.result(task)
+        except asyncio.CancelledError:
+            if task.task not in self._taken_back:
+                raise
+            error = ErrorValue(type="cancelled", message="the task was taken back", call=task.call)
+            result = TaskResult(task=task.task, error=error)
+        self._runner.when_stopped(task.task, lambda: self._ready(result))
+
+    def _ready(self, result: TaskResult) -> None:
+        """The task is over, and its place on this worker free."""
         self._results.append(result)  # looked up only now: while the task ran, another list has taken its place
         self._wake.set()
 
     def _ended(self, task: str) -> None:
         self._running.pop(task, None)
+        self._taken_back.discard(task)
         self._wake.set()
 
     async def _send_results(self) -> None:

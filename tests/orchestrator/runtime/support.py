@@ -350,6 +350,10 @@ class ScriptedWorker:
         except ToolError as error:
             fault = ErrorValue(type=error.type, message=f"the tool says {error.type}")
             result = TaskResult(task=message.task, error=fault, retryable=error.retryable)
+        except asyncio.CancelledError:
+            if message.task not in self.cancelled:
+                raise  # the worker itself goes
+            result = TaskResult(task=message.task, error=ErrorValue(type="cancelled", message="taken back"))
         finally:
             del self._tasks[message.task]
         self._pool.results(self.info.id, [result], tenant=self._tenant)

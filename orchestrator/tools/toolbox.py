@@ -1,0 +1,196 @@
+"""Every tool that programs may call, wherever it runs, and the rules under which it does.
+
+Owns caps, queue and attempt timeouts, shared and kept `read` results. Never retries and never orders effects: those
+are the program's affair. A run ends with a value or a `CallFailure`, and gives back everything it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from orchestrator.clock import OrchestratorClock
+from orchestrator.limits import Limits
+from orchestrator.tools.caps import Caps
+from orchestrator.tools.failures import CallFailure, FailureType
+from orchestrator.tools.pool import OfferedTool, WorkerPool
+from orchestrator.tools.runs import Intend, ToolHost, ToolRun, canonical
+from orchestrator.tools.sharing import ReadKey, ReadResults
+from tenuto.wire import EffectClass, ToolSpec
+
+SERVER_TOOLSET = "server"
+"""The name under which the server's own tools are listed."""
+
+
+class Toolbox:
+    """Finds who runs a tool, and lets it run when every cap has room.
+
+    A tool that the program's own workers offer goes to them; else to the server's host of that name; else it waits
+    for a worker. Hosts with equal tool names are refused when they are given.
+    """
+
+    def __init__(
+        self,
+        workers: WorkerPool,
+        *,
+        clock: OrchestratorClock,
+        limits: Limits,
+        hosts: Iterable[ToolHost] = (),
+    ) -> None:
+        self._workers = workers
+        self._clock = clock
+        self._limits = limits
+        self._hosts = tuple(hosts)
+        self._by_tool: dict[str, tuple[ToolHost, ToolSpec]] = {}
+        self.caps = Caps()
+        self.reads = ReadResults(clock, limit_bytes=limits.tool_cache_bytes)
+
+    async def start(self) -> None:
+        """Make the server's own tools ready. Raises ValueError if one cannot be, or if two share a name."""
+        for host in self._hosts:
+            await host.start()
+            for name in host.specs:
+                if name in self._by_tool:
+                    other = self._by_tool[name][0].name
+                    raise ValueError(f"tool {name!r} is offered by {other!r} and by {host.name!r}: give one a prefix")
+            self.refresh(host)
+
+    def refresh(self, host: ToolHost) -> None:
+        """The host's tools have changed."""
+        for name in [name for name, (owner, _) in self._by_tool.items() if owner is host]:
+            del self._by_tool[name]
+        for name, spec in host.specs.items():
+            self._by_tool.setdefault(name, (host, spec))
+
+    async def close(self) -> None:
+        for host in reversed(self._hosts):
+            await host.close()
+
+    # -- questions ------------------------------------------------------------------------------
+
+    def specs(self, tenant: str, toolset: str | None) -> Mapping[str, ToolSpec]:
+        """The tools that a program of this toolset may call, by name."""
+        own = self._workers.specs(tenant, toolset)
+        if not self._by_tool:
+            return own
+        return {**{name: spec for name, (_, spec) in self._by_tool.items()}, **own}
+
+    def spec(self, tenant: str, toolset: str | None, tool: str) -> ToolSpec | None:
+        """One tool; None if nobody offers it now."""
+        own = self._workers.spec(tenant, toolset, tool)
+        if own is None and tool in self._by_tool:
+            return self._by_tool[tool][1]
+        return own
+
+    def tools(self, tenant: str) -> tuple[OfferedTool, ...]:
+        """Every tool of the tenant's workers and of the server."""
+        served = tuple(OfferedTool(SERVER_TOOLSET, spec, 1) for _, spec in self._by_tool.values())
+        return self._workers.tools(tenant) + served
+
+    # -- running --------------------------------------------------------------------------------
+
+    async def run(self, run: ToolRun, started: Callable[[], None], intend: Intend | None = None) -> JsonValue:
+        """One attempt of a function call. `started` is told when the tool begins; `intend`, given for calls with an
+        effect, is awaited before.
+
+        Raises CallFailure: what the tool reported, or `queue_timeout`, `timeout`, `no_worker`, `worker_lost`.
+        Cancelling it cancels the tool.
+        """
+        spec = self._workers.spec(run.tenant, run.toolset, run.tool)
+        host: ToolHost | None = None
+        if spec is None and (found := self._by_tool.get(run.tool)) is not None:
+            host, spec = found
+        place = f"host:{host.name}" if host is not None else f"toolset:{run.toolset}"
+        if intend is not None:
+            try:
+                return await self._capped(run, spec, host, started, intend)
+            finally:
+                self.reads.wrote(run.tenant, place)
+        if spec is None or spec.effect is not EffectClass.READ or not (spec.share or spec.cache_s):
+            return await self._capped(run, spec, host, started, None)
+        return await self._read(run, spec, host, place, started)
+
+    async def _read(
+        self, run: ToolRun, spec: ToolSpec, host: ToolHost | None, place: str, started: Callable[[], None]
+    ) -> JsonValue:
+        """A run whose result others may have too."""
+        reads = self.reads
+        key = ReadKey(run.tenant, place, run.tool, canonical(run.arguments))
+        if spec.cache_s is not None and (known := reads.known(key)) is not None:
+            started()
+            return known[0]
+        writes = reads.writes_at(key)
+        if spec.share:
+            value = await reads.run(key, lambda: self._capped(run, spec, host, started, None), started)
+        else:
+            value = await self._capped(run, spec, host, started, None)
+        if spec.cache_s is not None:
+            reads.keep(key, value, spec.cache_s, writes)
+        return value
+
+    async def _capped(
+        self,
+        run: ToolRun,
+        spec: ToolSpec | None,
+        host: ToolHost | None,
+        started: Callable[[], None],
+        intend: Intend | None,
+    ) -> JsonValue:
+        """Run it when every cap has room."""
+        caps = self.caps
+        wanted = self._wanted(run, spec, host)
+        queue_s = spec.queue_timeout_s if spec is not None else None
+        began_s = self._clock.now() if queue_s is not None else 0.0
+        if not caps.try_enter(wanted):
+            await self._queue(run, wanted, queue_s)
+        try:
+            if host is None:
+                left_s = None if queue_s is None else max(0.0, began_s + queue_s - self._clock.now())
+                return await self._workers.run(run, started, intend, queue_s=left_s)
+            assert spec is not None
+            if intend is not None:
+                await intend()
+            return await self._hosted(run, spec, host, started)
+        finally:
+            caps.leave([name for name, _ in wanted])
+
+    def _wanted(self, run: ToolRun, spec: ToolSpec | None, host: ToolHost | None) -> list[tuple[Hashable, int]]:
+        """The caps of a call, from the narrowest to the widest."""
+        limits = self._limits
+        wanted: list[tuple[Hashable, int]] = [
+            (("program", run.program), limits.program_functions),
+            (("tenant", run.tenant), limits.tenant_functions),
+            ("server", limits.functions),
+        ]
+        if spec is not None and spec.max_running is not None:
+            wanted.insert(0, (("tool", run.tenant, run.toolset, run.tool), spec.max_running))
+        if host is not None and host.max_running is not None:
+            wanted.insert(0, (("host", host.name), host.max_running))
+        return wanted
+
+    async def _queue(self, run: ToolRun, wanted: Sequence[tuple[Hashable, int]], queue_s: float | None) -> None:
+        if queue_s is None:
+            await self.caps.enter(wanted, run.key)
+            return
+        try:
+            async with asyncio.timeout(queue_s):
+                await self.caps.enter(wanted, run.key)
+        except TimeoutError:
+            message = f"tool {run.tool!r} was not started within {queue_s:g} s: too many calls run"
+            raise CallFailure(FailureType.QUEUE_TIMEOUT, message, retryable=True) from None
+
+    async def _hosted(self, run: ToolRun, spec: ToolSpec, host: ToolHost, started: Callable[[], None]) -> JsonValue:
+        timeout_s = run.timeout_s if run.timeout_s is not None else spec.timeout_s
+        started()
+        if timeout_s is None:
+            return await host.run(run, spec)
+        try:
+            async with asyncio.timeout(timeout_s) as timer:
+                return await host.run(run, spec)
+        except TimeoutError:
+            if not timer.expired():
+                raise CallFailure("tool_error", f"tool {run.tool!r} raised TimeoutError", retryable=True) from None
+            message = f"tool {run.tool!r} did not end within {timeout_s:g} s"
+            raise CallFailure(FailureType.TIMEOUT, message, retryable=True) from None
