@@ -1,0 +1,426 @@
+"""The simulated engine: the real one with a cost model in place of the forward pass, in the event loop's time.
+
+Scheduler, blocks, tiers and leases are the real engine's. Owns when a step ends, and jumps over steps in which nothing
+changes. Under a virtual-time loop hours pass in seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING, cast
+
+from engine.clock import LoopClock
+from engine.config import BLOCK_TOKENS, EngineConfig
+from engine.costs import EngineProfile, Work, pairs_of
+from engine.local import Delivery, LocalEngine, _Call
+from engine.protocol import (
+    Capabilities,
+    ChatMessage,
+    EngineError,
+    EngineEvent,
+    EngineLost,
+    Estimate,
+    FinishReason,
+    GenerateRequest,
+    Lease,
+    LeaseGrant,
+    LeaseOutcome,
+    ModelInfo,
+    PriorityKey,
+    TokenChunk,
+)
+from engine.scheduler import Step
+from engine.sequence import Sequence
+from engine.streams import PromptBook, StreamCodec, StreamTokens
+
+if TYPE_CHECKING:
+    from engine.clock import Clock
+    from engine.text import TextCodec
+
+STREAM_TOKENS = 64
+"""Tokens of a reference's output that are told at once; those of a spelled-out prompt are told one by one."""
+_FAR = 1 << 30
+
+
+class SimulatedCore(LocalEngine):
+    """A `LocalEngine` whose steps cost what a profile says. Its caller lets that time pass between begin and finish."""
+
+    def __init__(self, profile: EngineProfile, clock: Clock, book: PromptBook, *, lease_share: float = 0.95) -> None:
+        config = EngineConfig(
+            profile.name,
+            name=profile.name,
+            token_budget=max(profile.token_budget, profile.max_running + BLOCK_TOKENS),
+            max_running=profile.max_running,
+            kv_blocks=profile.blocks,
+            queue_limit=1 << 20,
+            lease_share=lease_share,
+            max_lease_ttl_s=3600.0,
+        )
+        info = ModelInfo(
+            profile.name,
+            min(profile.context_tokens, profile.blocks * BLOCK_TOKENS),
+            StreamCodec.vocab_size,
+            profile.kv_bytes_per_token,
+        )
+        self.codec = StreamCodec(book)
+        super().__init__(config, info, _NoRunner(), cast("TextCodec", self.codec), clock, blocks=profile.blocks)
+        self._profile = profile
+        self._untold: dict[str, int] = {}
+
+    # what a step costs
+
+    def cost(self, step: Step) -> float:
+        """Seconds of one step."""
+        pairs = sum(pairs_of(piece.start, piece.count) for piece in step.pieces)
+        work = Work(step.tokens, pairs, self._read(step))
+        return self._profile.seconds(work, len(step.decodes) + len(step.pieces))
+
+    def cost_of(self, step: Step, steps: int) -> float:
+        """Seconds of `steps` steps like this one, which only decodes."""
+        return self._profile.decode_seconds(len(step.decodes), self._read(step), steps)
+
+    def _read(self, step: Step) -> int:
+        """Tokens of KV that the step's decodes read."""
+        if not step.decodes:
+            return 0
+        if self._profile.shared_prefix_decode:
+            prefilling = sum(len(piece.sequence.table) - piece.sequence.adopted for piece in step.pieces)
+            return (self._cache.pool.active - prefilling) * BLOCK_TOKENS
+        return sum(sequence.computed for sequence in step.decodes) + len(step.decodes)
+
+    def alike(self, step: Step) -> int:
+        """How many steps from this one on change nothing but one token more for each that decodes."""
+        if step.pieces or not step.decodes:
+            return 1
+        steps = _FAR
+        for sequence in step.decodes:
+            tokens = sequence.tokens
+            if not isinstance(tokens, StreamTokens):
+                return 1
+            steps = min(steps, self._left(sequence, tokens))
+        available = self._cache.available
+        if steps * len(step.decodes) // BLOCK_TOKENS + len(step.decodes) > available:
+            steps = max(1, (available - len(step.decodes)) * BLOCK_TOKENS // len(step.decodes))
+        return steps
+
+    @staticmethod
+    def _left(sequence: Sequence, tokens: StreamTokens) -> int:
+        """Tokens that the sequence has still to make."""
+        return min(tokens.output, sequence.max_tokens) - sequence.generated
+
+    # one step, or many
+
+    def finish_many(self, step: Step, steps: int) -> list[Delivery]:
+        """`steps` steps like this one are computed; more than one only as far as `alike` allows."""
+        results: list[int | EngineError] = [self._sample(sequence) for sequence in step.sampled]
+        if steps > 1:
+            self._scheduler.advance_by(step, steps - 1)
+            for sequence in step.sampled:
+                self._untold[sequence.id] = self._untold.get(sequence.id, 0) + steps - 1
+        return self.finish(step, results)
+
+    def _sample(self, sequence: Sequence) -> int:
+        """The next token: a function of the prompt's name, the position and, if tokens are drawn, the seed."""
+        if isinstance(sequence.tokens, StreamTokens):
+            return 0
+        params = sequence.sampling
+        prefix = tuple(sequence.tokens[: sequence.prompt_tokens])
+        drawn = (params.seed, params.temperature) if params.temperature else ()
+        return hash((prefix, sequence.generated, drawn)) % StreamCodec.vocab_size
+
+    def _deliver(self, call: _Call, result: int | EngineError, now_s: float) -> None:
+        sequence = call.sequence
+        tokens = sequence.tokens
+        if not isinstance(tokens, StreamTokens):
+            super()._deliver(call, result, now_s)
+            return
+        if call.first_token_s is None:
+            call.first_token_s = now_s
+        untold = self._untold.pop(sequence.id, 0) + 1
+        if self._left(sequence, tokens) <= 0:
+            finish = FinishReason.STOP if sequence.generated >= tokens.output else FinishReason.LENGTH
+            self._finish(call, finish, ".", (0,) * untold)
+        elif untold >= STREAM_TOKENS:
+            self._outbox.append((sequence.id, TokenChunk("", (0,) * untold)))
+        else:
+            self._untold[sequence.id] = untold
+
+    def _end(self, sequence: Sequence) -> None:
+        self._untold.pop(sequence.id, None)
+        super()._end(sequence)
+
+
+class _NoRunner:
+    """Stands where a model would: a simulated step has no tensors."""
+
+    def run(self, step: Step) -> list[int | EngineError]:
+        raise EngineError("a simulated engine is stepped by its event loop")
+
+    def wipe(self, blocks: Seq[int]) -> None:
+        return
+
+
+class _Stream:
+    """What one request gets, and who waits for it."""
+
+    __slots__ = ("items", "waiter")
+
+    def __init__(self) -> None:
+        self.items: deque[TokenChunk | EngineError] = deque()
+        self.waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: TokenChunk | EngineError) -> None:
+        self.items.append(item)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+class SimulatedEngine:
+    """Satisfies `engine.protocol.Engine` in the running loop, without threads or tasks: a timer ends each step.
+
+    As in the real driver, what is asked while a step runs is heard before the next one begins: a jump over many steps
+    ends with the step in which somebody asks for something that may change the next.
+    Invariant: while the core has work, a step runs or is about to begin.
+    """
+
+    def __init__(
+        self, profile: EngineProfile, book: PromptBook | None = None, *, name: str = "", lease_share: float = 0.95
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.profile = profile
+        self.book = book or PromptBook()
+        self._name = name or profile.name
+        self._lease_share = lease_share
+        self.core = self._fresh()
+        self._streams: dict[str, _Stream] = {}
+        self._subscribers: set[asyncio.Queue[EngineEvent | None]] = set()
+        self._step: Step | None = None
+        self._steps = 0
+        self._began_s = 0.0
+        self._timer: asyncio.Handle | None = None
+        self._aborts: list[str] = []
+        self._lost: EngineLost | None = None
+        self.busy_s = 0.0
+        """Seconds in which a step ran."""
+        self.recomputed_tokens = self.preemptions = 0
+        self.on_event: Callable[[EngineEvent], None] | None = None
+        """Told of every event, besides those who subscribe."""
+
+    def _fresh(self) -> SimulatedCore:
+        return SimulatedCore(self.profile, LoopClock(self._loop), self.book, lease_share=self._lease_share)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.core.capabilities
+
+    @property
+    def model(self) -> ModelInfo:
+        return self.core.model
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """Stream the output, some tokens a chunk. Raises `EngineError`s. Closing the iterator aborts the request."""
+        self._check()
+        self.core.submit(request)
+        stream = self._streams[request.id] = _Stream()
+        self._changed()
+        ended = False
+        try:
+            while not ended:
+                if not stream.items:
+                    stream.waiter = self._loop.create_future()
+                    await stream.waiter
+                item = stream.items.popleft()
+                ended = isinstance(item, EngineError) or item.finish is not None
+                if isinstance(item, EngineError):
+                    raise item
+                yield item
+        finally:
+            if self._streams.get(request.id) is stream:
+                del self._streams[request.id]
+            if not ended and self._lost is None:
+                self._abort(request.id)
+
+    async def abort(self, request: str) -> None:
+        self._check()
+        self._abort(request)
+
+    def _abort(self, request: str) -> None:
+        if self._step is None:
+            self.core.abort(request)
+        else:
+            self._aborts.append(request)
+        self._changed()
+
+    async def reprioritize(self, program: str, key: PriorityKey) -> None:
+        self._check()
+        self.core.reprioritize(program, key)
+        self._changed()
+
+    async def retain(self, lease: Lease) -> LeaseGrant:
+        self._check()
+        grant = self.core.retain(lease)
+        self._changed()
+        return grant
+
+    async def extend(self, lease: str, ttl_s: float) -> LeaseGrant:
+        self._check()
+        grant = self.core.extend(lease, ttl_s)
+        self._changed()
+        return grant
+
+    async def release(self, lease: str, outcome: LeaseOutcome) -> None:
+        self._check()
+        self.core.release(lease, outcome)
+        self._changed()
+
+    async def demote(self, lease: str) -> LeaseGrant:
+        self._check()
+        grant = self.core.demote(lease)
+        self._changed()
+        return grant
+
+    async def prefetch(self, lease: str, within_s: float) -> None:
+        self._check()
+        self.core.prefetch(lease, within_s)
+        self._changed()
+
+    async def limit_running(self, limit: int) -> None:
+        self._check()
+        self.core.limit_running(limit)
+        self._changed()
+
+    async def estimate(self, prompt_ids: tuple[int, ...], salt: str = "") -> Estimate:
+        self._check()
+        return self.core.estimate(prompt_ids, salt)
+
+    def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int:
+        """The length of the prompt that `messages` render to."""
+        return len(self.core.codec.encode(self.core.codec.render(messages)))
+
+    async def events(self) -> AsyncIterator[EngineEvent]:
+        """What changes from now on, until the engine ends."""
+        self._check()
+        queue: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
+        self._subscribers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._subscribers.discard(queue)
+
+    async def close(self) -> None:
+        self.lose("the engine was closed")
+
+    def lose(self, message: str) -> None:
+        """The engine is gone, with all that it held: whoever waits hears `EngineLost`."""
+        if self._lost is not None:
+            return
+        self._lost = EngineLost(message)
+        self._cancel_timer()
+        self._step = None
+        for stream in self._streams.values():
+            stream.put(EngineLost(message))
+        for queue in self._subscribers:
+            queue.put_nowait(None)
+
+    def restart(self) -> None:
+        """A lost engine comes back empty."""
+        self.core, self._lost = self._fresh(), None
+        self._aborts.clear()
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+
+    # the loop of steps
+
+    def _changed(self) -> None:
+        """Something was asked that may change the next step."""
+        if self._step is None:
+            if self._timer is None or isinstance(self._timer, asyncio.TimerHandle):
+                self._cancel_timer()
+                self._timer = self._loop.call_soon(self._begin)
+        elif self._steps > 1:
+            self._cut()
+
+    def _begin(self) -> None:
+        """Begin a step, or sleep until a lease ends."""
+        self._timer = None
+        core = self.core
+        step = core.begin()
+        if not step:
+            self._tell(core.finish(step, []))
+            deadline_s = core.next_deadline_s()
+            if deadline_s is not None:
+                self._timer = self._loop.call_at(deadline_s, self._begin)
+            return
+        self._step, self._began_s = step, self._loop.time()
+        self._steps = core.alike(step)
+        if self._steps > 1 and (deadline_s := core.next_deadline_s()) is not None:
+            self._steps = self._steps_until(deadline_s)
+        seconds = core.cost(step) if self._steps == 1 else core.cost_of(step, self._steps)
+        self._timer = self._loop.call_at(self._began_s + seconds, self._end, seconds)
+
+    def _cut(self) -> None:
+        """End the jump with the step that runs now."""
+        assert self._step is not None
+        steps = self._steps_until(self._loop.time())
+        if steps < self._steps:
+            self._steps = steps
+            self._cancel_timer()
+            seconds = self.core.cost_of(self._step, steps)
+            self._timer = self._loop.call_at(self._began_s + seconds, self._end, seconds)
+
+    def _steps_until(self, at_s: float) -> int:
+        """How many of the jump's steps have begun at `at_s`: at least one, at most all."""
+        assert self._step is not None
+        elapsed_s = at_s - self._began_s
+        low, high = 1, self._steps
+        while low < high:
+            middle = (low + high) // 2
+            if self.core.cost_of(self._step, middle) > elapsed_s:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _end(self, seconds: float) -> None:
+        """The step, or the jump, has ended: tell what came of it, and begin the next."""
+        step, self._timer = self._step, None
+        assert step is not None
+        self._step = None
+        self.busy_s += seconds
+        deliveries = self.core.finish_many(step, self._steps)
+        if self._aborts:
+            for request in self._aborts:
+                self.core.abort(request)
+            self._aborts.clear()
+            deliveries += self.core.finish(Step(), [])
+        self._tell(deliveries)
+        self._timer = self._loop.call_soon(self._begin)
+
+    def _tell(self, deliveries: Seq[Delivery]) -> None:
+        for request, item in deliveries:
+            stream = self._streams.get(request)
+            if stream is not None:
+                stream.put(item)
+            if isinstance(item, TokenChunk) and item.usage is not None:
+                self.recomputed_tokens += item.usage.recomputed_tokens
+                self.preemptions += item.usage.preemptions
+        for event in self.core.drain_events():
+            if self.on_event is not None:
+                self.on_event(event)
+            for queue in self._subscribers:
+                queue.put_nowait(event)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

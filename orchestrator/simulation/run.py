@@ -1,0 +1,271 @@
+"""Runs a scenario: the production runtime on simulated engines, with a trace's clients, in virtual time.
+
+Owns how the parts are put together; the same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from random import Random
+from typing import Any
+
+from engine.costs import EngineProfile, profile
+from engine.protocol import EngineEvent, EngineEventKind
+from engine.simulated import SimulatedEngine
+from engine.streams import PromptBook
+from orchestrator.engines import EnginePool
+from orchestrator.journal import NullJournal
+from orchestrator.limits import Limits
+from orchestrator.runtime import Runtime
+from orchestrator.scheduling import make_policy
+from orchestrator.simulation.client import Clients, Tools
+from orchestrator.simulation.report import LeaseMeter, ProgramOutcome, Report, outcome
+from orchestrator.simulation.trace import TraceProgram
+from orchestrator.simulation.workload import Submitted, Workload, distinct_tokens, resample, scaled, tool_names
+from orchestrator.tools import WorkerPool
+from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop
+from tenuto.wire import Timeline
+
+_LIMITS = Limits(
+    live_programs=1_000_000, live_calls=100_000_000, ended_programs=1_024, token_events=1, engine_calls=1_000_000
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is simulated. `infinite`: memory for everything, so that nothing is ever computed twice.
+
+    `wait_cap_s`: pauses that no tool explains are cut to this (people go home). `hold`: programs may be held outside.
+    """
+
+    engine: EngineProfile
+    replicas: int = 1
+    policy: str = "fcfs"
+    retention: str = "lru"
+    infinite: bool = False
+    seed: int = 0
+    wait_cap_s: float = 120.0
+
+
+class Simulation:
+    """One run. `report` is there when it has ended."""
+
+    def __init__(self, programs: Sequence[TraceProgram], scenario: Scenario, *, scale: float = 1.0) -> None:
+        self._programs, self._scenario, self._scale = programs, scenario, scale
+        self._book = PromptBook()
+        self._outcomes: dict[str, ProgramOutcome] = {}
+        self._footprint = _Footprint()
+
+    def run(self) -> Report:
+        """Run to the end of the last program, in a loop of its own."""
+        return run_virtual(self._run())
+
+    def _engines(self) -> list[SimulatedEngine]:
+        scenario, card = self._scenario, self._scenario.engine
+        if scenario.infinite:
+            card = replace(card, kv_tokens=distinct_tokens(self._programs) + 64 * card.max_running)
+        names = [card.name] if scenario.replicas == 1 else [f"{card.name}-{n}" for n in range(scenario.replicas)]
+        return [SimulatedEngine(replace(card, name=name), self._book) for name in names]
+
+    async def _run(self) -> Report:
+        scenario, loop = self._scenario, asyncio.get_running_loop()
+        rng = Random(f"simulation {scenario.seed}")
+        engines = self._engines()
+        meters = [_Meter(engine) for engine in engines]
+        placed = _round_robin([engine.name for engine in engines])
+        workload = Workload(self._book, placed if len(engines) > 1 else lambda program: None)
+        workers = WorkerPool(limits=_LIMITS, rng=rng)
+        runtime = Runtime(
+            clock=VirtualClock(),
+            engines=EnginePool(engines),
+            workers=workers,
+            journal=NullJournal(),
+            policy=make_policy(scenario.policy),
+            limits=_LIMITS,
+            rng=rng,
+        )
+        await runtime.start()
+        tools = Tools(workers, workload, lambda key, seconds: seconds)
+        for tenant in sorted({program.tenant for program in self._programs}):
+            tools.serve(tenant, tool_names([p for p in self._programs if p.tenant == tenant]))
+        await asyncio.sleep(0)
+        clients = Clients(
+            runtime, workload, wait_cap_s=scenario.wait_cap_s, ended=self._ended, progress=self._footprint.changed
+        )
+        await asyncio.gather(*(clients.run(program) for program in self._programs))
+        makespan_s = loop.time()
+        await tools.close()
+        await runtime.close()
+        for engine in engines:
+            await engine.close()
+        return self._report(engines, meters, makespan_s)
+
+    def _ended(self, made: Submitted, timeline: Timeline, seconds: float) -> None:
+        source = made.source
+        self._footprint.ended(source.program)
+        self._outcomes[source.program] = outcome(
+            source.program, source.arrival, seconds, source.deadline, timeline, source.tenant
+        )
+
+    def _report(self, engines: list[SimulatedEngine], meters: list[_Meter], makespan_s: float) -> Report:
+        leases = LeaseMeter()
+        for meter in meters:
+            meter.add_to(leases)
+        scenario = {**asdict(self._scenario), "engine": self._scenario.engine.name}
+        return Report(
+            scenario=scenario,
+            programs=tuple(self._outcomes[p.program] for p in self._programs if p.program in self._outcomes),
+            leases=leases,
+            makespan_s=makespan_s,
+            scale=self._scale,
+            busy_share=sum(engine.busy_s for engine in engines) / (len(engines) * makespan_s) if makespan_s else 0.0,
+            peak_private_tokens=self._footprint.peak,
+            recomputed_tokens=sum(engine.recomputed_tokens for engine in engines),
+            preemptions=sum(engine.preemptions for engine in engines),
+        )
+
+
+def simulate(
+    trace: Sequence[TraceProgram],
+    *,
+    engine: str | EngineProfile = "h200-8b",
+    replicas: int = 1,
+    policy: str = "fcfs",
+    retention: str = "lru",
+    load: float | None = None,
+    seed: int = 0,
+    programs: int | None = None,
+    infinite: bool = False,
+    host_bytes: int | None = None,
+    max_running: int | None = None,
+    shared_prefix_decode: bool | None = None,
+    wait_cap_s: float = 120.0,
+    drawn: bool = True,
+    scale: float | None = None,
+) -> Report:
+    """Simulate a trace, resampled and with new arrivals by `seed` (`drawn` False: as it stands).
+
+    `load` scales arrivals so that the peak private KV of live programs, under fcfs in an infinite memory, is `load`
+    times the engines' memory; `scale` stretches them by a known factor instead (`Report.scale` of an earlier run).
+    `infinite` replaces the memory by one that holds everything. Raises UnknownProfile, UnknownPolicy.
+    """
+    card = profile(engine) if isinstance(engine, str) else engine
+    changes: Mapping[str, Any] = {
+        "host_bytes": host_bytes,
+        "max_running": max_running,
+        "shared_prefix_decode": shared_prefix_decode,
+    }
+    card = replace(card, **{name: value for name, value in changes.items() if value is not None})
+    chosen = resample(trace, seed=seed, count=programs) if drawn else list(trace)
+    if scale is None:
+        scale = 1.0 if load is None else calibrate(chosen, card, load, replicas=replicas, wait_cap_s=wait_cap_s)
+    scenario = Scenario(card, replicas, policy, retention, infinite, seed, wait_cap_s)
+    return Simulation(scaled(chosen, scale), scenario, scale=scale).run()
+
+
+def calibrate(
+    programs: Sequence[TraceProgram], card: EngineProfile, load: float, *, replicas: int = 1, wait_cap_s: float = 120.0
+) -> float:
+    """The factor on arrivals at which the peak private KV, under fcfs in an infinite memory, is `load` times memory.
+
+    Searches by the secant rule in logarithms, for at most 8 runs, to within 3 %. A trace whose programs all at once
+    do not reach the load gets the factor at which they nearly do.
+    """
+    capacity = card.kv_tokens * replicas
+    scenario = Scenario(card, replicas, infinite=True, wait_cap_s=wait_cap_s)
+
+    def reached(factor: float) -> float:
+        report = Simulation(scaled(programs, factor), scenario).run()
+        return max(report.peak_private_tokens, 1) / capacity
+
+    low, high = 1e-6, 1e6
+    factor = 1.0
+    for _ in range(8):
+        ratio = reached(factor) / load
+        if abs(ratio - 1) <= 0.03:
+            break
+        if ratio > 1:
+            low = factor
+        else:
+            high = factor
+        guess = factor * ratio
+        factor = guess if low < guess < high else (low * high) ** 0.5
+        if factor < 1e-4:
+            break
+    return factor
+
+
+def run_virtual(work: Coroutine[Any, Any, Report]) -> Report:
+    """Run a coroutine in a virtual-time loop of its own."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(work)
+
+
+def _round_robin(names: list[str]) -> Callable[[str], str]:
+    """Engines by turns, one a program."""
+    turn = iter(range(1 << 62))
+    return lambda program: names[next(turn) % len(names)]
+
+
+@dataclass(slots=True)
+class _Use:
+    """One live program: private tokens of its running calls, and of the last one that ended."""
+
+    running: dict[int, int] = field(default_factory=dict)
+    last: int = 0
+    counted: int = 0
+
+
+class _Footprint:
+    """The private KV that live programs need: of each, what its running calls hold or what its last one left."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self._uses: dict[str, _Use] = {}
+
+    def changed(self, made: Submitted, place: int, ready: bool) -> None:
+        use = self._uses.setdefault(made.source.program, _Use())
+        tokens = made.private_tokens[place]
+        if ready:
+            use.running[place] = tokens
+        else:
+            use.running.pop(place, None)
+            use.last = tokens
+        self._count(use, max(sum(use.running.values()), use.last))
+
+    def ended(self, program: str) -> None:
+        use = self._uses.pop(program, None)
+        if use is not None:
+            self._count(use, 0)
+
+    def _count(self, use: _Use, tokens: int) -> None:
+        self.now += tokens - use.counted
+        use.counted = tokens
+        self.peak = max(self.peak, self.now)
+
+
+class _Meter:
+    """Measures an engine's leases from its events."""
+
+    def __init__(self, engine: SimulatedEngine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[str, tuple[float, int]] = {}
+        self._ended: list[tuple[str, float]] = []
+        engine.on_event = self._hear
+
+    def _hear(self, event: EngineEvent) -> None:
+        now_s = self._loop.time()
+        if event.kind is EngineEventKind.LEASED and event.lease is not None:
+            self._open.setdefault(event.lease, (now_s, event.blocks))
+        elif event.kind is EngineEventKind.LEASE_ENDED and event.lease is not None and event.outcome is not None:
+            since_s, blocks = self._open.pop(event.lease, (now_s, 0))
+            block_bytes = 16 * self._engine.profile.kv_bytes_per_token
+            self._ended.append((event.outcome.value, blocks * block_bytes * (now_s - since_s)))
+
+    def add_to(self, leases: LeaseMeter) -> None:
+        for name, byte_seconds in self._ended:
+            leases.ended[name] += 1
+            leases.byte_seconds[name] += byte_seconds

@@ -1,0 +1,220 @@
+"""Reads workflow traces (format version 1: one program a line, shapes and times, no text). Every fault names its place.
+
+Owns what a valid trace is. Knows nothing of engines or time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class TraceError(ValueError):
+    """A line of a trace breaks the format: the message gives file, line, field and what was expected."""
+
+
+class Piece(NamedTuple):
+    """Tokens `start` .. `end` of the stream `stream`."""
+
+    stream: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class LLMNode:
+    """A generation: its prompt as pieces of streams, its true output length, seconds of waiting before it is sent."""
+
+    id: str
+    after: tuple[str, ...]
+    prompt: tuple[Piece, ...]
+    output: int
+    stage: str = ""
+    model: str = ""
+    first_token_by: float | None = None
+    wait: float = 0.0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(piece.end - piece.start for piece in self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolNode:
+    """A function call and its true duration in seconds."""
+
+    id: str
+    after: tuple[str, ...]
+    name: str
+    duration: float
+    failed: bool = False
+
+
+Node = LLMNode | ToolNode
+
+
+@dataclass(frozen=True, slots=True)
+class TraceProgram:
+    """One program. `online`: its client submits a node only when all of its `after` have ended."""
+
+    program: str
+    workflow: str
+    arrival: float
+    nodes: tuple[Node, ...]
+    tenant: str = "default"
+    deadline: float | None = None
+    environment: str = ""
+    online: bool = False
+    shared: frozenset[str] = field(default=frozenset())
+    """Streams that other programs of the trace use too; filled by `read`."""
+
+    @property
+    def llm_nodes(self) -> Iterator[LLMNode]:
+        return (node for node in self.nodes if isinstance(node, LLMNode))
+
+
+def read(paths: Iterable[Path]) -> list[TraceProgram]:
+    """Every program of some files, in order of arrival. Raises TraceError."""
+    programs: list[TraceProgram] = []
+    known: dict[str, str] = {}
+    for path in paths:
+        for number, line in _lines(path):
+            where = f"{path.name}:{number}"
+            program = parse(line, where)
+            if program.program in known:
+                raise TraceError(f"{where}: program {program.program!r} was on {known[program.program]} already")
+            known[program.program] = where
+            programs.append(program)
+    if not programs:
+        raise TraceError("the trace has no programs")
+    programs.sort(key=lambda program: program.arrival)
+    return programs
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except (OSError, UnicodeDecodeError, EOFError) as fault:
+        raise TraceError(f"{path}: cannot be read: {fault}") from None
+
+
+def parse(line: str, where: str = "line") -> TraceProgram:
+    """One line. Raises TraceError; `where` begins its message."""
+    try:
+        document = json.loads(line)
+    except ValueError as fault:
+        raise TraceError(f"{where}: is no JSON: {fault}") from None
+    if not isinstance(document, dict):
+        raise TraceError(f"{where}: expected an object, got {type(document).__name__}")
+    fields = _Fields(document, where, "")
+    if fields.get("v", int) != 1:
+        raise TraceError(f"{where}: v: only version 1 is known, got {document.get('v')!r}")
+    name = fields.get("program", str)
+    nodes: list[Node] = []
+    seen: set[str] = set()
+    listed = fields.get("nodes", list)
+    if not listed:
+        raise TraceError(f"{where}: nodes: a program needs at least one")
+    for number, item in enumerate(listed):
+        node = _node(item, where, f"nodes[{number}]", seen)
+        if node.id in seen:
+            raise TraceError(f"{where}: nodes[{number}].id: {node.id!r} is used twice")
+        seen.add(node.id)
+        nodes.append(node)
+    deadline = fields.optional("deadline", float)
+    if deadline is not None and deadline <= 0:
+        raise TraceError(f"{where}: deadline: must be positive, got {deadline!r}")
+    return TraceProgram(
+        program=name,
+        workflow=fields.get("workflow", str),
+        arrival=fields.at_least("arrival", 0.0),
+        nodes=tuple(nodes),
+        tenant=fields.optional("tenant", str) or "default",
+        deadline=deadline,
+        environment=fields.optional("environment", str) or "",
+        online=bool(fields.optional("online", bool)),
+    )
+
+
+def _node(item: Any, where: str, place: str, seen: set[str]) -> Node:
+    if not isinstance(item, dict):
+        raise TraceError(f"{where}: {place}: expected an object, got {type(item).__name__}")
+    fields = _Fields(item, where, place + ".")
+    id, kind = fields.get("id", str), fields.get("kind", str)
+    after = fields.get("after", list)
+    for name in after:
+        if name not in seen:
+            raise TraceError(f"{where}: {place}.after: {name!r} is no earlier node of this program")
+    if kind == "tool":
+        duration = fields.at_least("duration", 0.0)
+        return ToolNode(id, tuple(after), fields.get("name", str), duration, bool(fields.optional("failed", bool)))
+    if kind != "llm":
+        raise TraceError(f"{where}: {place}.kind: expected 'llm' or 'tool', got {kind!r}")
+    output = fields.get("output", int)
+    if output < 1:
+        raise TraceError(f"{where}: {place}.output: must be at least 1, got {output}")
+    wait = fields.optional("wait", float)
+    if wait is not None and not 0 <= wait < math.inf:
+        raise TraceError(f"{where}: {place}.wait: must be a number of seconds from 0, got {wait!r}")
+    return LLMNode(
+        id,
+        tuple(after),
+        _pieces(fields.get("prompt", list), where, f"{place}.prompt"),
+        output,
+        fields.optional("stage", str) or "",
+        fields.optional("model", str) or "",
+        fields.optional("first_token_by", float),
+        wait or 0.0,
+    )
+
+
+def _pieces(prompt: list[Any], where: str, place: str) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    for number, piece in enumerate(prompt):
+        if not (
+            isinstance(piece, list)
+            and len(piece) == 3
+            and isinstance(piece[0], str)
+            and all(type(part) is int for part in piece[1:])
+            and 0 <= piece[1] < piece[2]
+        ):
+            raise TraceError(f"{where}: {place}[{number}]: expected [stream, start, end] with 0 <= start < end")
+        pieces.append(Piece(piece[0], piece[1], piece[2]))
+    if not pieces:
+        raise TraceError(f"{where}: {place}: a prompt needs at least one token")
+    return tuple(pieces)
+
+
+class _Fields:
+    """Typed access to an object of a trace, with located faults."""
+
+    def __init__(self, item: Mapping[str, Any], where: str, prefix: str) -> None:
+        self._item, self._where, self._prefix = item, where, prefix
+
+    def get(self, name: str, kind: type) -> Any:
+        if name not in self._item:
+            raise TraceError(f"{self._where}: {self._prefix}{name}: is missing")
+        value = self._item[name]
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind or (kind is float and not math.isfinite(value)):
+            raise TraceError(f"{self._where}: {self._prefix}{name}: expected {kind.__name__}, got {value!r}")
+        return value
+
+    def optional(self, name: str, kind: type) -> Any:
+        return None if self._item.get(name) is None else self.get(name, kind)
+
+    def at_least(self, name: str, least: float) -> float:
+        value: float = self.get(name, float)
+        if value < least:
+            raise TraceError(f"{self._where}: {self._prefix}{name}: must be at least {least:g}, got {value!r}")
+        return value
