@@ -26,9 +26,10 @@ from orchestrator.config import ConfigError, Settings, is_loopback
 from orchestrator.engines import EnginePool
 from orchestrator.engines.local import local_engines, model_directory
 from orchestrator.journal import Journal, NullJournal, SqliteJournal
+from orchestrator.retention import make_rule
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling import make_policy
-from orchestrator.telemetry import from_environment, metrics_from_environment
+from orchestrator.telemetry import Metrics, Telemetry, from_environment, metrics_from_environment
 from orchestrator.tools import WorkerPool
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def assemble(
     clock: OrchestratorClock | None = None,
     engines: Iterable[Engine] | None = None,
     rng: Random | None = None,
+    telemetry: Telemetry | None = None,
+    metrics: Metrics | None = None,
 ) -> Parts:
     """The parts of a server, not yet started; needs a running loop. What is not given is the real one.
 
@@ -64,10 +67,11 @@ def assemble(
         workers=workers,
         journal=_journal(settings, clock),
         policy=make_policy(settings.policy),
+        retention=make_rule(settings.retention),
         limits=limits,
         rng=rng,
-        telemetry=from_environment(rng),
-        metrics=metrics_from_environment(),
+        telemetry=telemetry or from_environment(rng),
+        metrics=metrics or metrics_from_environment(),
         cache=cache,
     )
     return Parts(runtime=runtime, engines=pool, workers=workers, limits=limits, started_at=clock.wall(), cache=cache)

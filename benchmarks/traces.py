@@ -1,0 +1,300 @@
+"""One trace from the SDK to the engine: is it whole, does it say the truth, and what does it cost.
+
+`python -m benchmarks.traces --json FILE [--quick] [--seed N]`
+
+Random declared workflows of 2 to 12 LLM and function calls run through the SDK, the production app (in-process
+transport) and a real engine process with the bundled model; the tools run in the client. Every span of SDK and server
+is collected, and the engine's requests are overheard on their way into its process.
+
+- unknown_gen_ai_keys: attributes and metrics that the tables of the conventions do not have, and content that nobody
+  asked for, over all of it.
+- single_trace_share: programs whose SDK span, server spans, engine requests and tools' own spans have one trace id.
+- tree_equals_graph_share: programs whose spans are the declared calls, each a child of the program's span, and whose
+  links are the declared edges. The declaration is what the SDK sends, not what the server made of it.
+- attributed_*_share: the least of all calls (programs): seconds that a cause accounts for, of those from when the call
+  could start to its end (of those from the acceptance to the end).
+- throughput_cost_*: how much longer the same programs take with telemetry on (spans exported by OTLP encoding, and
+  metrics) and off (the default: no exporter, `/metrics` only) than with none at all; the three take turns. `detail` has
+  the same for an engine that answers at once, where nothing but the orchestrator works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from benchmarks.common import Figure, conditions, finish, parser
+from benchmarks.null_engine import NullEngine
+from engine.protocol import Engine, GenerateRequest, TokenChunk
+from orchestrator.app import assemble, create_app
+from orchestrator.clock import LoopClock
+from orchestrator.config import Settings, load
+from orchestrator.engines.local import local_engines
+from orchestrator.telemetry import Meters, Metrics, NullMetrics, NullTelemetry, OpenTelemetry, Telemetry, names
+from orchestrator.telemetry.conventions import metric_faults, span_faults
+from tenuto import AsyncClient, Var, llm, tool, workflow
+from tenuto.testing import ASGITransport
+from tenuto.wire import Event, EventKind, FunctionCall, Graph, LLMCall, Timeline, VariablePart, references
+
+GOALS = {
+    "unknown_gen_ai_keys": ("==", 0),
+    "single_trace_share": (">=", 1.0),
+    "tree_equals_graph_share": (">=", 1.0),
+    "attributed_call_share": (">=", 0.98),
+    "attributed_program_share": (">=", 0.98),
+    "throughput_cost_on": ("<=", 0.05),
+    "throughput_cost_off": ("<=", 0.01),
+}
+AT_ONCE = 8
+"""Programs that run at the same time."""
+
+_tools_seen: list[tuple[int, int]] = []
+"""(trace id, span id) current in each tool that ran."""
+
+
+@llm(max_tokens=6)
+def write(first: str, second: str) -> str:
+    """<sql> {{first}} {{second}}"""
+
+
+@tool(effects="read")
+def join(first: str, second: str) -> str:
+    context = trace.get_current_span().get_span_context()
+    _tools_seen.append((context.trace_id, context.span_id))
+    return f"{first[:20]} {second[:20]}"
+
+
+@workflow
+def random_program(seed: int) -> Var[str]:
+    """2 to 12 calls; each reads two of the values before it, the last ones more often."""
+    rng = random.Random(seed)
+    values: list[Any] = ["how many countries", "in africa"]
+    for number in range(rng.randint(2, 12)):
+        first, second = (values[max(0, len(values) - 1 - int(rng.expovariate(0.5)))] for _ in range(2))
+        step = write.options(seed=number) if rng.random() < 0.5 else join
+        values.append(step(first, second))
+    last: Var[str] = values[-1]
+    return last
+
+
+def overhear(engine: Engine) -> list[GenerateRequest]:
+    """The requests that the engine gets from now on, noted on their way in."""
+    requests: list[GenerateRequest] = []
+    generate = engine.generate
+
+    def noting(request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        requests.append(request)
+        return generate(request)
+
+    engine.generate = noting  # type: ignore[method-assign]
+    return requests
+
+
+class Encoded(SpanExporter):
+    """Exports as OTLP does, up to the bytes: what a collector does with them is not our cost."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        encode_spans(spans).SerializeToString()
+        return SpanExportResult.SUCCESS
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings, engine: Engine, telemetry: Telemetry, metrics: Metrics
+) -> AsyncIterator[AsyncClient]:
+    """A client of the production app in this process, whose engine is ready."""
+    app = create_app(settings, assemble=lambda s: assemble(s, engines=[engine], telemetry=telemetry, metrics=metrics))
+    async with AsyncClient("http://in-process", transport=ASGITransport(app)) as client:
+        yield client
+
+
+async def run_all(client: AsyncClient, seeds: Sequence[int]) -> list[tuple[Timeline, list[Event]]]:
+    """Run the programs, `AT_ONCE` at a time; their timelines and events."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(seed: int) -> tuple[Timeline, list[Event]]:
+        async with gate:
+            run = await random_program.options(client=client).asubmit(seed)
+            await run.result()
+            events = [event async for event in run.events()]
+            return await run.timeline(), events
+
+    return list(await asyncio.gather(*(one(seed) for seed in seeds)))
+
+
+def edges(graph: Graph) -> dict[str, set[str]]:
+    """The declared calls, and which calls each reads from or comes after."""
+    producer = {call.variable: call.id for call in graph.calls}
+
+    def reads(call: LLMCall | FunctionCall) -> set[str]:
+        if isinstance(call, LLMCall):
+            parts = (part for message in call.messages for part in message.parts)
+            variables = {part.variable for part in parts if isinstance(part, VariablePart)}
+        else:
+            variables = {r.variable for argument in call.arguments.values() for r in references(argument)}
+        return {producer[name] for name in variables if name in producer} | set(call.after)
+
+    return {call.id: reads(call) for call in graph.calls}
+
+
+def call_shares(timeline: Timeline, events: Sequence[Event]) -> list[float]:
+    """Of each call: attributed seconds ÷ seconds from when it could start to its end."""
+    ready = {e.call: e.at_s for e in events if e.kind is EventKind.CALL_READY}
+    ended = {e.call: e.at_s for e in events if e.kind is EventKind.CALL_ENDED}
+    shares = []
+    for call in timeline.calls:
+        wall_s = ended[call.id] - ready[call.id]
+        told_s = sum(span.end_s - span.start_s for span in call.spans if span.cause != "client")
+        shares.append(min(1.0, told_s / wall_s) if wall_s > 0 else 1.0)
+    return shares
+
+
+async def whole(settings: Settings, seeds: Sequence[int]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Figures of the traces of random programs."""
+    sdk, server, reader = InMemorySpanExporter(), InMemorySpanExporter(), InMemoryMetricReader()
+    providers = []
+    for exporter in (sdk, server):
+        providers.append(TracerProvider(shutdown_on_exit=False))
+        providers[-1].add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(providers[0])
+    engine = local_engines(settings, clock=LoopClock())[0]
+    requests = overhear(engine)
+    async with serving(settings, engine, OpenTelemetry(providers[1]), Meters([reader])) as client:
+        ran = await run_all(client, seeds)
+        data = reader.get_metrics_data()
+    spans = server.get_finished_spans()
+    faults = [f for s in spans for f in span_faults(s.name, dict(s.attributes or {}))]
+    faults += [f for s in sdk.get_finished_spans() for f in span_faults(s.name, dict(s.attributes or {}))]
+    for resource in data.resource_metrics if data is not None else ():
+        for metric in (m for scope in resource.scope_metrics for m in scope.metrics):
+            for point in metric.data.data_points:
+                buckets = point.explicit_bounds if isinstance(point, HistogramDataPoint) else ()
+                faults += metric_faults(metric.name, metric.unit or "", dict(point.attributes or {}), buckets)
+    single = [one_trace(t, sdk.get_finished_spans(), spans, requests) for t, _ in ran]
+    trees = [tree(t, edges(random_program.graph(s)), spans) for (t, _), s in zip(ran, seeds, strict=True)]
+    calls = [share for t, events in ran for share in call_shares(t, events)]
+    programs = [sum(t.causes.values()) / t.seconds for t, _ in ran]
+    figures = {
+        "unknown_gen_ai_keys": len(faults),
+        "single_trace_share": statistics.fmean(single),
+        "tree_equals_graph_share": statistics.fmean(trees),
+        "attributed_call_share": min(calls),
+        "attributed_program_share": min(programs),
+    }
+    detail = {
+        "programs": len(ran),
+        "calls": len(calls),
+        "engine_requests": len(requests),
+        "tool_spans": len(_tools_seen),
+        "faults": sorted(set(faults))[:20],
+        "mean_call_share": statistics.fmean(calls),
+        "mean_program_share": statistics.fmean(programs),
+    }
+    return figures, detail
+
+
+def one_trace(
+    timeline: Timeline, sdk: Sequence[ReadableSpan], server: Sequence[ReadableSpan], requests: Sequence[GenerateRequest]
+) -> bool:
+    """True if everything that belongs to the program bears its trace id, and every part of it was seen."""
+    trace_id = int(timeline.trace_id, 16)
+    program = timeline.program
+    theirs = [s for s in sdk if (s.attributes or {}).get(names.PROGRAM_ID) == program]
+    ours = [s for s in server if (s.attributes or {}).get(names.PROGRAM_ID) == program]
+    heard = [r for r in requests if r.program == program]
+    kinds = [call.kind for call in timeline.calls]
+    tools = {s.context.span_id for s in ours if s.name.startswith(names.EXECUTE_TOOL) and s.context is not None}
+    ran = [seen for seen in _tools_seen if seen[1] in tools]
+    ids = {s.context.trace_id for s in (*theirs, *ours) if s.context is not None}
+    ids |= {int((r.traceparent or "").split("-")[1], 16) for r in heard} | {seen[0] for seen in ran}
+    complete = len(theirs) == 1 and len(heard) == kinds.count("llm") and len(ran) == kinds.count("function")
+    return complete and ids == {trace_id}
+
+
+def tree(timeline: Timeline, declared: dict[str, set[str]], spans: Sequence[ReadableSpan]) -> bool:
+    """True if the program's spans and links are the declared calls and edges."""
+    ours = [s for s in spans if (s.attributes or {}).get(names.PROGRAM_ID) == timeline.program]
+    roots = [s for s in ours if s.name.startswith(names.INVOKE_WORKFLOW)]
+    calls = {str((s.attributes or {})[names.CALL_ID]): s for s in ours if s not in roots}
+    if len(roots) != 1 or calls.keys() != declared.keys() or roots[0].context is None:
+        return False
+    below = all(s.parent is not None and s.parent.span_id == roots[0].context.span_id for s in calls.values())
+    links = {
+        name: {str((link.attributes or {})[names.VARIABLE_PRODUCER]) for link in span.links}
+        for name, span in calls.items()
+    }
+    return below and links == declared
+
+
+def exporting() -> tuple[Telemetry, Metrics]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Encoded()))
+    return OpenTelemetry(provider), Meters()
+
+
+async def costs(settings: Settings, null: bool, seeds: Sequence[int], rounds: int) -> dict[str, list[float]]:
+    """Seconds of CPU-bound or engine-bound rounds with each kind of telemetry; the kinds take turns."""
+    makers = {
+        "none": lambda: (NullTelemetry(random.Random(0)), NullMetrics()),
+        "off": lambda: (NullTelemetry(random.Random(0)), Meters()),
+        "on": exporting,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in makers}
+    async with AsyncExitStack() as stack:
+        clients = {}
+        for name, make in makers.items():
+            telemetry, metrics = make()
+            engine: Any = NullEngine("geo-sql") if null else local_engines(settings, clock=LoopClock())[0]
+            clients[name] = await stack.enter_async_context(serving(settings, engine, telemetry, metrics))
+            await run_all(clients[name], seeds[:AT_ONCE])
+        order = list(makers)
+        for number in range(rounds):
+            for name in order[number % 3 :] + order[: number % 3]:
+                started = perf_counter()
+                await run_all(clients[name], seeds)
+                seconds[name].append(perf_counter() - started)
+    return seconds
+
+
+def cost(seconds: dict[str, list[float]], kind: str) -> float:
+    """Median over the rounds of how much longer a kind took than none in the same round."""
+    pairs = zip(seconds[kind], seconds["none"], strict=True)
+    return statistics.median(one / other - 1.0 for one, other in pairs)
+
+
+async def measure(quick: bool, seed: int, directory: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    settings = load(model="bundled", journal=directory / "journal.db")
+    programs, rounds = (60, 3) if quick else (1000, 9)
+    figures, detail = await whole(settings, range(seed * 10_000, seed * 10_000 + programs))
+    some = range(seed * 10_000, seed * 10_000 + (16 if quick else 60))
+    real = await costs(settings, False, some, rounds)
+    null = await costs(settings, True, some, rounds)
+    figures |= {f"throughput_cost_{kind}": cost(real, kind) for kind in ("on", "off")}
+    detail |= {"seconds": real, "null_engine": {kind: cost(null, kind) for kind in ("on", "off")}}
+    return figures, detail
+
+
+def main() -> None:
+    args = parser("traces", __doc__ or "").parse_args()
+    at_start = conditions(args.seed, args.quick)
+    with tempfile.TemporaryDirectory() as directory:
+        figures, detail = asyncio.run(measure(args.quick, args.seed, Path(directory)))
+    finish("traces", [Figure(n, v, *GOALS[n]) for n, v in figures.items()], args=args, at_start=at_start, detail=detail)
+
+
+if __name__ == "__main__":
+    main()
