@@ -27,6 +27,7 @@ from orchestrator.api.auth import ApiKey
 from orchestrator.caching.options import CacheOptions
 from orchestrator.journal import Synchronous
 from orchestrator.limits import Limits
+from orchestrator.retention import RULES
 from orchestrator.scheduling import POLICIES
 
 CONFIG_FILE = "tenuto.toml"
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     journal: Path | None = Field(default=None, description="SQLite file; none: programs do not outlive the process")
     journal_synchronous: Synchronous = Synchronous.NORMAL
     policy: str = "program_fcfs"
+    retention: str = Field(default="tenuto", description="what is kept of a paused program's KV; 'lru': nothing")
     limits: Annotated[Limits, WrapValidator(_known_keys_only)] = Limits()
     api_keys: tuple[ApiKey, ...] = ()
     semantic_cache: CacheOptions = CacheOptions()
@@ -153,6 +155,8 @@ def _check(settings: Settings) -> None:
     """What one field alone cannot tell."""
     if settings.policy not in POLICIES:
         raise ConfigError(f"policy = {settings.policy!r}: {_nearest(settings.policy, POLICIES)}")
+    if settings.retention not in RULES:
+        raise ConfigError(f"retention = {settings.retention!r}: {_nearest(settings.retention, RULES)}")
     if not is_loopback(settings.host) and not settings.api_keys:
         raise ConfigError(
             f"host = {settings.host!r}: other machines could use this server without a key. Make a key with "

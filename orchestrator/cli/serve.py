@@ -33,6 +33,9 @@ def serve(
     model: Model = None,
     journal: Journal = None,
     policy: Annotated[str | None, typer.Option(help="Scheduling policy.")] = None,
+    retention: Annotated[
+        str | None, typer.Option(help="What is kept of a paused program's KV; lru: nothing. Default: tenuto.")
+    ] = None,
     cache: Annotated[str | None, typer.Option(help="Semantic cache: off, exact or semantic. Default: off.")] = None,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Folder of the cache's answers and embedding model. Default: memory.")
@@ -59,6 +62,7 @@ def serve(
             model=model,
             journal=journal,
             policy=policy,
+            retention=retention,
             semantic_cache=_given(mode=cache, directory=cache_dir),
         )
     except ConfigError as fault:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.protocol import ChatMessage
-from kv_ttl.ledger import Lease
+from kv_ttl.ledger import Lease, Outcome, Tier
 
 if TYPE_CHECKING:
     from orchestrator.retention.desk import Desk
@@ -39,7 +39,8 @@ class Chain:
     that a later call may find again, `shared` those that it found there itself, computed for another program.
     `began_at`: when its pause began; `idle_at`: when the last function call of the pause returned; `returned_at`: when
     the call that goes on with it became ready. `situation`: as the pause began. `lease`: what the ledger granted last;
-    None once that has ended. `rank`: what the engine was told. `graced`: the engine keeps it for a moment by itself.
+    None once that has ended; `rank`, `ttl_s` and `tier` as it was planned last, `outcome` as it ended. `graced`: the
+    engine keeps the chain for a moment by itself.
     """
 
     request: str
@@ -59,6 +60,9 @@ class Chain:
     situation: Situation | None = None
     lease: Lease | None = None
     rank: float = 0.0
+    ttl_s: float = 0.0
+    tier: Tier = Tier.DEVICE
+    outcome: Outcome | None = None
     prefetch: asyncio.TimerHandle | None = None
 
     @property

@@ -111,6 +111,7 @@ class Keeper:
         chain.graced = False
         lease, chain.lease = chain.lease, None
         if lease is not None:
+            chain.tier, chain.outcome = lease.tier, outcome
             chain.desk.ledger.close(lease.id, outcome, self._clock.now())
             if lease.tier is Tier.DEVICE and outcome is not Outcome.HANDOFF:
                 self.tell_kept(chain)
@@ -118,6 +119,7 @@ class Keeper:
     def _hold(self, chain: Chain, plan: Plan, tier: Tier, until: float) -> bool:
         """Enter or renew a lease in the books; where the budget is full, chains that deserve it less give way."""
         ledger, now = chain.desk.ledger, self._clock.now()
+        chain.ttl_s = until - now
         if chain.lease is not None:
             chain.lease = ledger.extend(chain.lease.id, now, until=until, remaining_s=plan.remaining_s)
             return chain.lease is not None

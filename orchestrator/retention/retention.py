@@ -44,6 +44,8 @@ class PausedChain:
     """A chain under lease, for whoever must choose which one to give up. `tokens`: for this program alone."""
 
     program: str
+    tenant: str
+    call: str
     request: str
     tier: Tier
     tokens: int
@@ -63,6 +65,7 @@ class EngineLeases:
     leased_tokens: Mapping[Tier, int]
     counters: Counters
     price: float
+    chains: tuple[PausedChain, ...]
 
 
 class Retention:
@@ -235,7 +238,7 @@ class Retention:
         """The chains under lease in an engine."""
         desk = self._keeper.desks.get(engine)
         chains = () if desk is None else desk.chains.values()
-        return tuple(_paused(chain) for chain in chains if chain.lease is not None)
+        return tuple(self._paused(chain) for chain in chains if chain.lease is not None)
 
     def victims(self, engine: Engine, tokens: int) -> Iterator[PausedChain]:
         """Chains to give up, in that order, until so many tokens of the device are free; none whose call is back."""
@@ -245,7 +248,7 @@ class Retention:
         for lease in desk.ledger.victims(Tier.DEVICE, tokens):
             chain = desk.chains.get(lease.program)
             if chain is not None and chain.lease is not None and not lease.returned:
-                yield _paused(chain)
+                yield self._paused(chain)
 
     def park(self, engine: Engine, program: str) -> int:
         """Give up the device memory that is kept for a paused program: to the host, else for good. Tokens freed."""
@@ -270,10 +273,16 @@ class Retention:
                 len(desk.ledger),
                 {tier: desk.ledger.leased_bytes(tier) for tier in Tier},
                 desk.ledger.counters(self.now()),
-                desk.price(desk.pool_tokens),
+                desk.price(desk.unit),
+                self.paused(desk.engine),
             )
             for desk in self._keeper.desks.values()
         )
+
+    def ended_leases(self) -> Mapping[Outcome, int]:
+        """How many leases ended in each way, over all engines."""
+        counters = [desk.ledger.counters(self.now()) for desk in self._keeper.desks.values()]
+        return {outcome: sum(of.ended[outcome] for of in counters) for outcome in Outcome}
 
     async def close(self) -> None:
         """Stop all timers and messages."""
@@ -376,7 +385,24 @@ class Retention:
                 if max(2, len(other.prompt) // 2) <= alike < len(other.prompt):
                     self._keeper.finish(other, Outcome.CANCELLED)
 
-    # -- small things ---------------------------------------------------------------------------
+    # -- small things
+
+    def _paused(self, chain: Chain) -> PausedChain:
+        lease = chain.lease
+        assert lease is not None
+        return PausedChain(
+            program=chain.program,
+            tenant=self._owners[chain.program].tenant,
+            call=chain.call,
+            request=chain.request,
+            tier=lease.tier,
+            tokens=lease.nbytes,
+            shared_tokens=min(chain.shared, chain.useful),
+            remaining_s=lease.remaining_s,
+            recompute_s=lease.recompute_s,
+            returned=lease.returned,
+            until=lease.until,
+        )
 
     def _grace(self, program: Program, call: LLMCall) -> float:
         """How long the engine keeps the call's chain by itself, until it is decided on."""
@@ -427,22 +453,6 @@ def _client(program: Program, chain: Chain) -> ToolCall:
 def _llm_call(program: Program, call: Call) -> ToolCall:
     """Another LLM call that a pause waits for."""
     return ToolCall(f"llm: {call.stage or 'any'}", program.workflow, program.tenant)
-
-
-def _paused(chain: Chain) -> PausedChain:
-    lease = chain.lease
-    assert lease is not None
-    return PausedChain(
-        program=chain.program,
-        request=chain.request,
-        tier=lease.tier,
-        tokens=lease.nbytes,
-        shared_tokens=min(chain.shared, chain.useful),
-        remaining_s=lease.remaining_s,
-        recompute_s=lease.recompute_s,
-        returned=lease.returned,
-        until=lease.until,
-    )
 
 
 def _alike(first: Sequence[Print], second: Sequence[Print]) -> int:

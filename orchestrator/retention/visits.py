@@ -6,7 +6,7 @@ Owns nothing: it carries news from a generation to the retention of its program.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from engine.protocol import ChatMessage, Usage
 from orchestrator.retention.chains import Chain, fingerprint
@@ -15,6 +15,14 @@ from tenuto.wire import LLMCall
 
 if TYPE_CHECKING:
     from orchestrator.runtime.program import Program
+
+
+class Found(NamedTuple):
+    """A lease, in short: the seconds that it was last planned for, its last tier, and how it ended if it did."""
+
+    ttl_s: float
+    tier: str
+    outcome: str | None
 
 
 class Host(Protocol):
@@ -57,6 +65,14 @@ class Visit:
         self._since = host.now()
         known, chars = (chain.tokens, chain.chars) if chain is not None else (0, 0)
         desk.submitted(request, known + desk.costs.tokens(max(0, self._chars - chars)))
+
+    @property
+    def found(self) -> Found | None:
+        """How the lease that waited for this call stood; None if there was none."""
+        chain = self.chain
+        if chain is None or not chain.ttl_s:
+            return None
+        return Found(chain.ttl_s, chain.tier.value, chain.outcome.value if chain.outcome is not None else None)
 
     @property
     def continues(self) -> str:

@@ -155,10 +155,14 @@ class Generation:
         if not self._program.trace.recording:
             return NO_FACTS
         graph, run = self._program.graph, self._run
+        kept = self._visit.found if self._visit is not None else None
         queued = self._usage is not None and self._usage.queue_s > 0
         return Facts(
             consumers=graph.successors(self._call.id)[:CONSUMERS],
             behind=run.behind if queued else (),
+            lease_ttl_s=kept.ttl_s if kept is not None else None,
+            lease_tier=kept.tier if kept is not None else None,
+            lease_outcome=kept.outcome if kept is not None else None,
             first_chunk_s=first_chunk_s,
             cache_verdict=self._asked.status if self._services.cache.enabled else None,
         )

@@ -124,6 +124,11 @@ class Runtime:
         """What reads this runtime's metrics."""
         return self._services.metrics
 
+    @property
+    def retention(self) -> Retention:
+        """What is kept of paused programs' KV."""
+        return self._services.retention
+
     def _observe(self, metrics: Metrics) -> None:
         """Let whoever reads the metrics read the numbers that are kept anyway."""
         metrics.observe("tenuto.programs.live", lambda: [(self._shelf.live_count, {})])
@@ -131,6 +136,10 @@ class Runtime:
         metrics.observe(
             "tenuto.queue.calls",
             lambda: [(held, {names.ENGINE: engine}) for engine, held in self._services.priorities.held().items()],
+        )
+        metrics.observe(
+            "tenuto.leases",
+            lambda: [(count, {names.LEASE_OUTCOME: how.value}) for how, count in self.retention.ended_leases().items()],
         )
 
     # -- start and end --------------------------------------------------------------------------
