@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from engine.config import BLOCK_TOKENS
 
 _EXTEND_TILE = 256
+_MANY_SCORES = 8192
 
 
 def store(kv: Tensor, keys_values: Tensor, slots: Tensor) -> None:
@@ -47,8 +48,23 @@ def decode(q: Tensor, kv: Tensor, blocks: Tensor, longest: int, mask: Tensor | N
     keys, values = gather(kv, blocks, scratch)
     keys = keys.view(kv_heads, batch, -1, dim).transpose(0, 1)[:, :, :longest]
     values = values.view(kv_heads, batch, -1, dim).transpose(0, 1)[:, :, :longest]
-    rows = q.view(batch, kv_heads, heads // kv_heads, dim)
-    return scaled_dot_product_attention(rows, keys, values, attn_mask=mask).reshape(batch, heads, dim)
+    return _attend(q.view(batch, kv_heads, heads // kv_heads, dim), keys, values, mask).reshape(batch, heads, dim)
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q keys^T / sqrt(D) + mask) values over [batch, kv_heads, rows or length, D].
+
+    For half types on a CPU two products and a softmax are up to twice as fast as torch's fused attention.
+    """
+    batch, kv_heads, rows, dim = q.shape
+    if q.dtype == torch.float32 or q.device.type != "cpu" or batch * kv_heads * rows * keys.shape[2] < _MANY_SCORES:
+        return scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    # KV heads outermost, as they lie in memory: then neither keys nor values are copied.
+    keys, values = (side.transpose(0, 1).flatten(0, 1) for side in (keys, values))
+    scores = torch.bmm((q * dim**-0.5).transpose(0, 1).reshape(kv_heads * batch, rows, dim), keys.transpose(1, 2))
+    if mask is not None:
+        scores.view(kv_heads, batch, rows, -1).add_(mask.transpose(0, 1) if mask.dim() == 4 else mask)
+    return torch.bmm(scores.softmax(-1), values).view(kv_heads, batch, rows, dim).transpose(0, 1)
 
 
 def extend(q: Tensor, kv: Tensor, blocks: Tensor, start: int, scratch: Tensor) -> Tensor:
@@ -69,7 +85,7 @@ def extend(q: Tensor, kv: Tensor, blocks: Tensor, start: int, scratch: Tensor) -
         rows = rows.reshape(1, kv_heads, group * (last - first), dim)
         ahead = torch.full((last - first, end), float("-inf"), dtype=q.dtype, device=q.device)
         mask = ahead.triu_(start + first + 1).repeat(group, 1)
-        tile = scaled_dot_product_attention(rows, keys[None, :, :end], values[None, :, :end], attn_mask=mask)
+        tile = _attend(rows, keys[None, :, :end], values[None, :, :end], mask)
         tile = tile.view(kv_heads, group, last - first, dim).permute(2, 0, 1, 3)
         out[first:last] = tile.reshape(last - first, heads, dim)
     return out
