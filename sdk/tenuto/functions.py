@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tenuto.context import Program, require_program
 from tenuto.errors import DefinitionError, InvalidArgument
-from tenuto.options import LLM_OPTIONS, SAMPLING, TOOL_OPTIONS, LLMOptions, ToolOptions, checked
+from tenuto.options import LLM_OPTIONS, SAMPLING, TOOL_OPTIONS, LLMOptions, ToolDeclaration, ToolOptions, checked
 from tenuto.prompt import Prompt
 from tenuto.signature import Signature
 from tenuto.typed import Typed, caller_locals
@@ -41,6 +41,7 @@ R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,199}\Z")
+_HOLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ANY = Typed(Any, "argument")
 
 
@@ -130,14 +131,14 @@ class Tool(Generic[P, R, F]):
     """
 
     def __init__(
-        self, name: str, raw: F, signature: Signature, concurrency: int | None, options: dict[str, Any]
+        self, name: str, raw: F, signature: Signature, settings: Mapping[str, Any], options: dict[str, Any]
     ) -> None:
         update_wrapper(self, raw, updated=())
         self.name = name
         self.base = self
         self.raw: F = raw
         self.signature = signature
-        self.concurrency = concurrency
+        self.settings = settings
         self._options = options
         self._type = signature.result.value_type("serialization")
         self._effect = EffectClass(options.get("effects", EffectClass.EXCLUSIVE))
@@ -168,7 +169,9 @@ class Tool(Generic[P, R, F]):
             timeout_s=self._options.get("timeout"),
             retry=self._options.get("retries", Retry()),
             expected_s=self._options.get("expected_s"),
-            concurrency=self.concurrency,
+            idempotent=self._options.get("idempotent", False),
+            effect_key=key if isinstance(key := self._options.get("effect_key"), str) else None,
+            **self.settings,
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Var[R]:
@@ -192,7 +195,7 @@ class Tool(Generic[P, R, F]):
     def options(self, **options: Unpack[ToolOptions]) -> Tool[P, R, F]:
         """A copy with these options changed. Raises `InvalidArgument` for an unknown or ill-typed one."""
         merged = self._options | checked(options, TOOL_OPTIONS, f"{self.name}.options")
-        copy: Tool[P, R, F] = type(self)(self.name, self.raw, self.signature, self.concurrency, merged)
+        copy: Tool[P, R, F] = type(self)(self.name, self.raw, self.signature, self.settings, merged)
         copy.base = self.base
         return copy
 
@@ -207,8 +210,10 @@ class Tool(Generic[P, R, F]):
 
     def _effect_key(self, arguments: Mapping[str, Any]) -> str | None:
         key = self._options.get("effect_key")
-        if key is None or isinstance(key, str):
-            return key
+        if key is None:
+            return None
+        if isinstance(key, str):
+            return self._filled(key, arguments)
         bound = self.signature.signature.bind(**arguments)
         bound.apply_defaults()
         found = key(*bound.args, **bound.kwargs)
@@ -217,6 +222,15 @@ class Tool(Generic[P, R, F]):
                 f"{self.name}: effect_key gave {found!r}, not text; a Var's value is known after `await`"
             )
         return found
+
+
+    @staticmethod
+    def _filled(key: str, arguments: Mapping[str, Any]) -> str | None:
+        """`file:{path}` with its arguments; None, which conflicts with everything, while one of them is a Var."""
+        known = {name: str(value) for name, value in arguments.items() if isinstance(value, str | int)}
+        if any(hole not in known for hole in _HOLE.findall(key)):
+            return None
+        return _HOLE.sub(lambda hole: known[hole[1]], key)
 
 
 def _common(stage: str, options: Mapping[str, Any], program: Program) -> dict[str, Any]:
@@ -326,14 +340,13 @@ def tool(function: Callable[P, Coroutine[Any, Any, R]], /) -> Tool[P, R, Callabl
 @overload
 def tool(function: Callable[P, R], /) -> Tool[P, R, Callable[P, R]]: ...
 @overload
-def tool(
-    *, name: str | None = None, concurrency: int | None = None, **options: Unpack[ToolOptions]
-) -> _ToolDecorator: ...
+def tool(*, name: str | None = None, **options: Unpack[ToolDeclaration]) -> _ToolDecorator: ...
 def tool(function: Callable[..., Any] | None = None, /, **given: Any) -> Any:
     """Turn a typed function, sync or async, into a function call that this process runs for the server.
 
     `effects`: "read" may run beside anything and be retried; "write" is ordered against what has the same
-    `effect_key`; "exclusive" (the default, the safe one) runs alone in its program. `concurrency`: calls at once.
+    `effect_key`; "exclusive" (the default, the safe one) runs alone in its program. What else a tool may declare,
+    such as caps and timeouts, is listed by `ToolDeclaration`.
     """
     if function is None:
         return lambda function: _tool(function, given, caller_locals(1))
@@ -355,16 +368,46 @@ def _tool(function: Callable[..., Any], given: dict[str, Any], locals_: Mapping[
         raise DefinitionError(f"@tool {function.__name__}: a tool returns one value; return a list instead of yielding")
     given = dict(given)
     name = checked_name(given.pop("name", None), function, "tool")
-    concurrency = given.pop("concurrency", None)
-    if concurrency is not None and (
-        isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
-    ):
-        raise DefinitionError(f"{name}: concurrency={concurrency!r}: give a whole number from 1 on")
+    settings = _settings(given, name)
     signature = Signature(function, name, locals_)
     made: Tool[..., Any, Any] = Tool(
-        name, function, signature, concurrency, checked(given, TOOL_OPTIONS, f"@tool {name}")
+        name, function, signature, settings, checked(given, TOOL_OPTIONS, f"@tool {name}")
     )
+    unknown = [part for part in settings.get("partial", ()) if part not in signature.parameters]
+    if unknown:
+        raise DefinitionError(f"{name}: partial names {unknown[0]!r}, which is no parameter")
     _ = made.spec  # a type without a schema is told now, not at the first program
     if "<locals>" not in function.__qualname__:
         _module_tools.add(made)
     return made
+
+
+_SETTINGS = {
+    "concurrency": "concurrency",
+    "max_running": "max_running",
+    "queue_timeout": "queue_timeout_s",
+    "total_timeout": "total_timeout_s",
+    "share": "share",
+    "cache": "cache_s",
+    "partial": "partial",
+    "speculate": "speculate",
+}
+"""Options of the decorator alone, and the fields of `ToolSpec` that they become."""
+
+
+def _settings(given: dict[str, Any], name: str) -> dict[str, Any]:
+    """Takes the settings of a tool out of its options. Raises `DefinitionError` naming the one that cannot be."""
+    found: dict[str, Any] = {}
+    for option, field in _SETTINGS.items():
+        value = given.pop(option, None)
+        if value is None:
+            continue
+        try:
+            if isinstance(value, bool) is not (field in ("share", "speculate")):
+                raise ValueError("it is of another kind")
+            ToolSpec.model_validate({"name": name, field: value})
+        except (ValidationError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise DefinitionError(f"{name}: {option}={value!r}: {reason}") from error
+        found[field] = tuple(value) if field == "partial" else value
+    return found

@@ -67,6 +67,25 @@ class ToolOptions(CallOptions, total=False):
     bumps: str | Iterable[str]
 
 
+class ToolDeclaration(ToolOptions, total=False):
+    """What `@tool` takes beside the options of each call. Times in seconds.
+
+    `concurrency`: calls at once in one process; `max_running`: wherever it runs. `queue_timeout`: from ready to started,
+    `total_timeout`: all attempts. For `read` tools: `share` (default True): equal calls under way share one run;
+    `cache`: how long a result may be given again; `speculate`: it may be run ahead when it is foreseen.
+    `partial`: text parameters that it can begin on a part of.
+    """
+
+    concurrency: int
+    max_running: int
+    queue_timeout: float
+    total_timeout: float
+    share: bool
+    cache: float
+    partial: tuple[str, ...]
+    speculate: bool
+
+
 _CALL = ("timeout", "retries", "objective", "group", "after", "expected_s")
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop")
 LLM_OPTIONS = (*_CALL, *SAMPLING, "model", "category", "question", "cache")

@@ -37,7 +37,8 @@ Model = Callable[[ModelTask], Awaitable[str]]
 
 _MAX_MESSAGE = 4000
 
-_cancelled: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("tenuto_cancelled", default=None)
+running_token: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("tenuto_cancelled", default=None)
+"""Set when the call of the sync tool that runs in this context is no longer waited for."""
 
 
 def cancelled() -> bool:
@@ -46,7 +47,7 @@ def cancelled() -> bool:
     A thread cannot be stopped from outside: a long sync tool asks this now and then, and returns. (An async tool is
     simply cancelled.) False outside a tool.
     """
-    token = _cancelled.get()
+    token = running_token.get()
     return token is not None and token.is_set()
 
 
@@ -120,7 +121,7 @@ class TaskRunner:
             return await _timed(tool.name, task.timeout_s, tool.raw(*args, **kwargs))
         await self._threads.acquire()
         token = threading.Event()
-        _cancelled.set(token)
+        running_token.set(token)
         thread = start_thread(tool.name, lambda: tool.raw(*args, **kwargs))
         thread.add_done_callback(lambda _: self._threads.release())
         try:

@@ -4,6 +4,20 @@ Owns shapes and their local checks (names, sizes of a single field). Never does 
 checks what needs a whole graph (that is `dag.validate`) or a running program (the runtime).
 """
 
+from tenuto.wire.cache import (
+    BadHit,
+    BadHitTaken,
+    CacheBump,
+    CacheBumped,
+    CacheCandidate,
+    CacheExplanation,
+    CacheFlush,
+    CacheFlushed,
+    CacheStatsView,
+    CacheTaken,
+    CategoryStatsView,
+    ExplainRequest,
+)
 from tenuto.wire.calls import (
     CacheControl,
     Call,
@@ -84,12 +98,23 @@ from tenuto.wire.workers import (
 
 __all__ = [
     "TERMINAL_EVENTS",
+    "BadHit",
+    "BadHitTaken",
+    "CacheBump",
+    "CacheBumped",
+    "CacheCandidate",
     "CacheControl",
+    "CacheExplanation",
+    "CacheFlush",
+    "CacheFlushed",
     "CacheHit",
+    "CacheStatsView",
+    "CacheTaken",
     "Call",
     "CallView",
     "CancelTask",
     "CapabilitiesView",
+    "CategoryStatsView",
     "Constant",
     "Constraint",
     "DictExpr",
@@ -99,6 +124,7 @@ __all__ = [
     "ErrorValue",
     "Event",
     "EventKind",
+    "ExplainRequest",
     "Expr",
     "FieldError",
     "FunctionCall",
