@@ -19,7 +19,6 @@ from tenuto.wire import (
     FunctionTask,
     Graph,
     GraphExtension,
-    ModelTask,
     ProgramSubmission,
     TaskResult,
     Timeline,
@@ -53,7 +52,7 @@ class Tools:
         loop = asyncio.get_running_loop()
         running: dict[str, asyncio.TimerHandle] = {}
 
-        def end(task: FunctionTask | ModelTask) -> None:
+        def end(task: FunctionTask | CancelTask) -> None:
             del running[task.task]
             self._pool.results(
                 worker, (TaskResult.model_construct(task=task.task, value=None, error=None),), tenant=tenant
@@ -62,9 +61,10 @@ class Tools:
         async with aclosing(self._pool.tasks(worker, tenant=tenant)) as tasks:
             async for message in tasks:
                 if isinstance(message, CancelTask):
-                    timer = running.pop(message.task, None)
+                    timer = running.get(message.task)
                     if timer is not None:
                         timer.cancel()
+                        end(message)
                 elif isinstance(message, FunctionTask):
                     key = message.arguments["of"]
                     assert isinstance(key, str)
@@ -89,6 +89,15 @@ class Clients:
     ) -> None:
         self._runtime, self._workload, self._wait_cap_s = runtime, workload, wait_cap_s
         self._ended, self._progress = ended, progress
+        self._live: dict[str, Submitted] = {}
+
+    def foresee(self, program: str, call: str) -> float | None:
+        """Seconds from the end of an LLM call to its program's next one, as the trace knows them; None: it is the last.
+
+        What only an oracle may ask. A next call that waits for other LLM calls too may come later.
+        """
+        made = self._live.get(program)
+        return None if made is None else made.pause_s(call, self._wait_cap_s)
 
     async def run(self, program: TraceProgram) -> None:
         """Submit the program when it arrives and go on with it to its end."""
@@ -107,6 +116,7 @@ class _Conversation:
     """One program from its client's side."""
 
     def __init__(self, clients: Clients, made: Submitted, *, online: bool) -> None:
+        self._live = clients._live
         self._runtime, self._cap_s = clients._runtime, clients._wait_cap_s
         self._told, self._progress = clients._ended, clients._progress
         self._made, self._online = made, online
@@ -133,6 +143,7 @@ class _Conversation:
             tenant=source.tenant,
         )
         self._id = summary.id
+        self._live[self._id] = self._made
         if self._online:
             await self._send([place for place, waiting in enumerate(self._made.waiting) if not waiting])
         async with aclosing(runtime.events(self._id, tenant=source.tenant)) as events:
@@ -148,6 +159,7 @@ class _Conversation:
                     await runtime.cancel(self._id, tenant=source.tenant)
         for task in self._timers:
             task.cancel()
+        del self._live[self._id]
         timeline = runtime.timeline(self._id, tenant=source.tenant)
         self._told(self._made, timeline, self._last_s)
 

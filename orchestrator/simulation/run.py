@@ -18,6 +18,7 @@ from engine.streams import PromptBook
 from orchestrator.engines import EnginePool
 from orchestrator.journal import NullJournal
 from orchestrator.limits import Limits
+from orchestrator.retention import make_rule
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling import make_policy
 from orchestrator.simulation.client import Clients, Tools
@@ -77,6 +78,7 @@ class Simulation:
         placed = _round_robin([engine.name for engine in engines])
         workload = Workload(self._book, placed if len(engines) > 1 else lambda program: None)
         workers = WorkerPool(limits=_LIMITS, rng=rng)
+        clients: Clients
         runtime = Runtime(
             clock=VirtualClock(),
             engines=EnginePool(engines),
@@ -85,6 +87,7 @@ class Simulation:
             policy=make_policy(scenario.policy),
             limits=_LIMITS,
             rng=rng,
+            retention=make_rule(scenario.retention, lambda program, call: clients.foresee(program, call)),
         )
         await runtime.start()
         tools = Tools(workers, workload, lambda key, seconds: seconds)

@@ -206,7 +206,7 @@ class _Fields:
         value = self._item[name]
         if kind is float and type(value) is int:
             return float(value)
-        if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
             raise TraceError(f"{self._where}: {self._prefix}{name}: expected {kind.__name__}, got {value!r}")
         return value
 

@@ -80,6 +80,26 @@ class Submitted:
     private_tokens: list[int]
     """For each node: tokens of its prompt and output in private streams."""
 
+    def pause_s(self, call: str, wait_cap_s: float) -> float | None:
+        """Seconds from the end of an LLM call to the first one that follows it, over the tools between them."""
+        nodes = self.source.nodes
+        origin = next(place for place, made in enumerate(self.calls) if made.id == call)
+        ready_s = {origin: 0.0}
+        found: float | None = None
+        for place in range(origin, len(nodes)):
+            at_s = ready_s.get(place)
+            if at_s is None:
+                continue
+            node = nodes[place]
+            if place != origin and isinstance(node, LLMNode):
+                at_s += min(node.wait, wait_cap_s)
+                found = at_s if found is None else min(found, at_s)
+                continue
+            end_s = at_s + (node.duration if isinstance(node, ToolNode) else 0.0)
+            for successor in self.successors[place]:
+                ready_s[successor] = max(ready_s.get(successor, 0.0), end_s)
+        return found
+
     @property
     def objective(self) -> Objective:
         deadline_s = self.source.deadline
