@@ -14,7 +14,7 @@ from functools import lru_cache
 from dag.graph import CallState, ProgramGraph
 from tenuto.wire import LLMCall, Message, TextPart
 
-_LOOK = 512
+_LOOK = 256
 """Calls looked at for one chain: bounds the cost of a decision in a program of any size."""
 
 Length = Callable[[str], int]
@@ -125,8 +125,8 @@ def _descendants(graph: ProgramGraph, call: str) -> list[str]:
     seen = {call}
     found: list[str] = []
     queue = deque([call])
-    while queue and len(seen) < _LOOK:
-        for name in graph.successors(queue.popleft()):
+    while queue and len(found) < _LOOK:
+        for name in graph.successors(queue.popleft())[: _LOOK - len(found)]:
             if name not in seen and graph.state(name) in (CallState.WAITING, CallState.READY):
                 seen.add(name)
                 found.append(name)

@@ -112,12 +112,13 @@ class Retention:
         if not chains:
             return None
         chain = continued(chains.values(), messages)
-        if chain is None or chain.returned_at is not None:
-            return chain
-        chain.returned_at = self.now()
-        self._learn_pause(program, chain)
-        self._keeper.returned(chain)
-        self._drop_superseded(chain, chains, fingerprint(messages))
+        if chain is not None:
+            if chain.returned_at is None:
+                chain.returned_at = self.now()
+                self._learn_pause(program, chain)
+                self._keeper.returned(chain)
+            if len(chains) > 1:
+                self._drop_superseded(chain, chains, fingerprint(messages))
         return chain
 
     def visit(

@@ -34,6 +34,7 @@ from orchestrator.caching.call_cache import CallCache, NoCallCache
 from orchestrator.engines import EnginePool
 from orchestrator.journal import Journal, NullJournal, SqliteJournal
 from orchestrator.limits import Limits
+from orchestrator.retention import RetentionRule
 from orchestrator.runtime import Runtime
 from orchestrator.runtime.program import Program
 from orchestrator.scheduling import Policy, make_policy
@@ -380,6 +381,7 @@ class Server:
     policy: str | Policy = "program_fcfs"
     telemetry: Telemetry | None = None
     metrics: Metrics | None = None
+    retention: RetentionRule | None = None
     more_engines: tuple[ScriptedEngine, ...] = ()
     make_cache: Callable[[EnginePool, VirtualClock], Awaitable[CallCache]] | None = None
 
@@ -403,6 +405,7 @@ class Server:
             limits=self.limits,
             rng=rng,
             telemetry=self.telemetry,
+            retention=self.retention,
             metrics=self.metrics,
         )
         await self.runtime.start()
