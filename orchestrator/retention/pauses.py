@@ -14,7 +14,7 @@ from functools import lru_cache
 from dag.graph import CallState, ProgramGraph
 from tenuto.wire import LLMCall, Message, TextPart
 
-_LOOK = 256
+_LOOK = 64
 """Calls looked at for one chain: bounds the cost of a decision in a program of any size."""
 
 Length = Callable[[str], int]
@@ -60,6 +60,23 @@ def upcoming(graph: ProgramGraph, ended: LLMCall, open: bool, length: Length, ou
         return None
     waits = tuple(functions)
     return Upcoming(None, 1.0, waits, _edges(graph, waits))
+
+
+def preceding(graph: ProgramGraph, call: str) -> frozenset[str]:
+    """The LLM calls that end last before a call: its nearest ancestors over any function calls."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    stack = [*graph.predecessors(call)]
+    while stack and len(seen) < _LOOK:
+        name = stack.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if isinstance(graph.calls[name], LLMCall):
+            found.add(name)
+        else:
+            stack.extend(graph.predecessors(name))
+    return frozenset(found)
 
 
 def shared_share(first: LLMCall, second: LLMCall, length: Length, output_chars: int) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,20 +23,19 @@ from orchestrator.clock import OrchestratorClock
 from orchestrator.retention.chains import Chain, Print, continued, fingerprint
 from orchestrator.retention.costs import Returns
 from orchestrator.retention.keeper import Keeper, Kept
-from orchestrator.retention.pauses import Upcoming, upcoming
+from orchestrator.retention.pauses import Upcoming, preceding, upcoming
 from orchestrator.retention.rules import RetentionRule, Situation, Tenuto
-from orchestrator.retention.shapes import shape_of
+from orchestrator.retention.tool_times import Specs, ToolTimes
 from orchestrator.retention.visits import Visit
-from tenuto.wire import Call, FunctionCall, LLMCall, ProgramStatus, ToolSpec
+from tenuto.wire import Call, FunctionCall, LLMCall, ProgramStatus
 
 if TYPE_CHECKING:
     from orchestrator.runtime.program import Program
 
+_EVIDENCE_S = 0.1
+"""So long after the first news the chains of a program are decided on again."""
 _CHAINS = 16
 """Chains without a lease that are remembered for one program, so that its later calls can be known again."""
-
-Specs = Callable[[str, str | None, str], ToolSpec | None]
-"""(tenant, toolset, tool) -> the tool as its workers declare it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +86,11 @@ class Retention:
         """`budget_share`: of an engine's device memory that leases may hold. `kept` hears what is held for whom."""
         self.rule: RetentionRule = Tenuto() if rule is None else rule
         self._clock = clock
-        self._specs = specs
         self._keeper = Keeper(clock, self._decide, kept, budget_share)
         self._programs: dict[str, dict[str, Chain]] = {}
         self._owners: dict[str, Program] = {}
         self._llm_calls: dict[str, int] = {}
-        self._started: dict[tuple[str, str], tuple[ToolCall, float]] = {}
+        self.tools = ToolTimes(self.rule, specs)
         self._returns = Returns()
         self._evident: set[str] = set()
         self._closed = False
@@ -106,12 +104,18 @@ class Retention:
 
     # -- LLM calls ------------------------------------------------------------------------------
 
-    def returning(self, program: Program, messages: Sequence[ChatMessage]) -> Chain | None:
-        """An LLM call of the program is ready: the chain that it goes on with, whose lease no longer expires."""
+    def returning(self, program: Program, call: LLMCall, messages: Sequence[ChatMessage]) -> Chain | None:
+        """An LLM call of the program is ready: the chain that it goes on with, whose lease no longer expires.
+
+        That is the one whose prompt it begins with; where prompts do not tell, that of a call which it follows in the
+        graph and which begins with the same message.
+        """
         chains = self._programs.get(program.id)
         if not chains:
             return None
         chain = continued(chains.values(), messages)
+        if chain is None:
+            chain = _followed(chains.values(), preceding(program.graph, call.id), messages)
         if chain is not None:
             if chain.returned_at is None:
                 chain.returned_at = self.now()
@@ -178,25 +182,17 @@ class Retention:
 
     def function_started(self, program: Program, call: FunctionCall, arguments: Mapping[str, JsonValue]) -> None:
         """A worker has the call."""
-        tool, now = self._tool_call(program, call, shape_of(arguments)), self.now()
-        self.function_ended(program, call, returned=False)  # an earlier attempt that was never heard of again
-        self._started[program.id, call.id] = (tool, now)
-        self.rule.started((program.id, call.id), tool, now)
+        self.tools.started(program, call, arguments, self.now())
 
     def function_ended(self, program: Program, call: FunctionCall, *, returned: bool) -> None:
         """It has returned, well or failed, or (not `returned`) will never return."""
-        if self._started.pop((program.id, call.id), None) is None:
-            return
-        if returned:
-            self.rule.returned((program.id, call.id), self.now())
-        else:
-            self.rule.cancelled((program.id, call.id))
+        self.tools.ended((program.id, call.id), self.now(), returned=returned)
 
     def evidence(self, program: Program, *, idle: bool | None = None) -> None:
         """What the program waits for has changed: a call ended, or its client declared more.
 
-        `idle`: whether it is the client's turn, for all we know; None = as before. The chains are looked at when
-        everything that happens now has happened: most often the next call has begun by then.
+        `idle`: whether it is the client's turn, for all we know; None = as before. The chains are looked at a moment
+        later: most often the next call has begun by then.
         """
         chains = self._programs.get(program.id)
         if not chains:
@@ -206,7 +202,7 @@ class Retention:
                 chain.idle_at = self.now() if idle else None
         if self.rule.reconsiders and program.id not in self._evident:
             self._evident.add(program.id)
-            asyncio.get_running_loop().call_soon(self._weigh, program.id)
+            asyncio.get_running_loop().call_later(_EVIDENCE_S, self._weigh, program.id)
 
     def _weigh(self, program: str) -> None:
         self._evident.discard(program)
@@ -356,12 +352,14 @@ class Retention:
         )
 
     def _waits(self, program: Program, chain: Chain, coming: Upcoming) -> tuple[Outstanding, ...]:
+        self.tools.tell()
         waits: list[Outstanding] = []
         for name, after in zip(coming.waits, coming.after, strict=True):
             call = program.graph.calls[name]
-            one, started_at = self._started.get((program.id, name), (None, None))
-            if one is None:
-                one = self._tool_call(program, call) if isinstance(call, FunctionCall) else _llm_call(program, call)
+            if isinstance(call, FunctionCall):
+                one, started_at = self.tools.of(program, call)
+            else:
+                one, started_at = _llm_call(program, call), None
             waits.append(Outstanding(one, started_at, () if started_at is not None else after))
         if not waits and coming.call is None:  # an open program, and nothing runs: its client has the turn
             waits.append(Outstanding(_client(program, chain), chain.idle_at or chain.began_at))
@@ -417,20 +415,6 @@ class Retention:
             seconds = self.now() - (chain.idle_at or chain.began_at)
             self.rule.observe(_client(program, chain), seconds)
 
-    def _tool_call(self, program: Program, call: FunctionCall, shape: str = "") -> ToolCall:
-        spec = self._specs(program.tenant, program.toolset, call.tool)
-        declared_s = call.expected_s if call.expected_s is not None else spec.expected_s if spec is not None else None
-        timeout_s = call.timeout_s if call.timeout_s is not None else spec.timeout_s if spec is not None else None
-        return ToolCall(
-            tool=call.tool,
-            environment=program.metadata.get("environment") or program.toolset or program.workflow,
-            tenant=program.tenant,
-            program=program.id,
-            shape=shape,
-            declared_s=declared_s,
-            timeout_s=math.inf if timeout_s is None else timeout_s,
-        )
-
 
 def _length(values: Mapping[str, JsonValue], variable: str) -> int:
     """Characters of a variable's value in a prompt, nearly; 0 if it is not written."""
@@ -454,6 +438,13 @@ def _client(program: Program, chain: Chain) -> ToolCall:
 def _llm_call(program: Program, call: Call) -> ToolCall:
     """Another LLM call that a pause waits for."""
     return ToolCall(f"llm: {call.stage or 'any'}", program.workflow, program.tenant)
+
+
+def _followed(chains: Iterable[Chain], calls: Container[str], messages: Sequence[ChatMessage]) -> Chain | None:
+    """Of the chains that these calls left, and that begin as the prompt does, the longest."""
+    first = fingerprint(messages[:1])
+    found = [chain for chain in chains if chain.call in calls and chain.prompt[:1] == first]
+    return max(found, key=lambda chain: (chain.returned_at is None, chain.tokens), default=None)
 
 
 def _alike(first: Sequence[Print], second: Sequence[Print]) -> int:

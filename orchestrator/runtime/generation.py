@@ -62,7 +62,7 @@ class Generation:
         """The value and its JSON. Cancelling aborts the generation in the engine."""
         program, call, services = self._program, self._call, self._services
         messages = self._messages()
-        chain = services.retention.returning(program, messages)
+        chain = services.retention.returning(program, call, messages)
         expected = services.statistics.output_tokens(program.workflow, call)
         key = services.priorities.call_ready(ReadyCall(program.id, call, self._run.runs, expected))
         try:
