@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from engine.protocol import Engine
+from orchestrator.api import cache as cache_routes
 from orchestrator.api import engines as engine_routes
 from orchestrator.api import health, openapi, problems, programs, workers
 from orchestrator.api.auth import KeyRing
@@ -111,7 +112,7 @@ def create_app(settings: Settings, *, assemble: Assemble = assemble, listens: bo
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    for router in (programs.router, workers.router, engine_routes.router, health.router):
+    for router in (programs.router, workers.router, engine_routes.router, cache_routes.router, health.router):
         # Not `include_router`: matching through nested routers costs more than all else of a small request.
         app.router.routes.extend(router.routes)
     problems.install(app)

@@ -44,6 +44,24 @@ class NotFound(RuntimeFault):
     title = "There is no such thing"
 
 
+class CacheOff(RuntimeFault):
+    name = "cache_off"
+    status = 404
+    title = "The server runs without a semantic cache"
+
+
+class Forbidden(RuntimeFault):
+    name = "forbidden"
+    status = 403
+    title = "The key does not allow this"
+
+
+class ConfirmationNeeded(RuntimeFault):
+    name = "confirmation_needed"
+    status = 409
+    title = "The request must repeat what it would delete"
+
+
 class WorkerUnknown(RuntimeFault):
     name = "worker_unknown"
     status = 404

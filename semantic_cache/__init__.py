@@ -32,7 +32,6 @@ from semantic_cache.outcome import (
     Stored,
     Ticket,
     Tier,
-    cache_status,
 )
 from semantic_cache.policy import SHIPPED, UNSURE, Category, Guard, Policies, Sharing
 from semantic_cache.request import Answer, CacheRequest, QuestionHole, request_for_call
@@ -79,6 +78,5 @@ __all__ = [
     "Tier",
     "TransferError",
     "UnknownEntry",
-    "cache_status",
     "request_for_call",
 ]

@@ -54,7 +54,9 @@ _REMEMBERED_HITS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _GivenHit:
-    entry: int
+    entry: int | None
+    exact: bytes
+    principal: str | None
     tenant: str
     category: str
     similarity: float
@@ -285,10 +287,12 @@ class SemanticCache:
         saved_s: float, tokens: int, question: str | None = None, shadow: Shadow | None = None,
     ) -> Hit:  # fmt: skip
         self._numbers += 1
-        if entry is not None:
-            self._given[self._numbers] = _GivenHit(entry, ticket.request.tenant, ticket.category, similarity, tier)
-            if len(self._given) > _REMEMBERED_HITS:
-                self._given.popitem(last=False)
+        request = ticket.request
+        self._given[self._numbers] = _GivenHit(
+            entry, ticket.keys.exact, request.principal, request.tenant, ticket.category, similarity, tier
+        )
+        if len(self._given) > _REMEMBERED_HITS:
+            self._given.popitem(last=False)
         return Hit(
             number=self._numbers, tier=tier, entry=entry, value=value, category=ticket.category, similarity=similarity,
             age_s=age_s, saved_s=saved_s, saved_tokens=tokens, cached_question=question, shadow=shadow,
@@ -321,12 +325,17 @@ class SemanticCache:
         request = ticket.request
         stale = self._state.stale(request.tenant, request.tags, ticket.bumps)
         fit = unfit(answer, self._settings.limits.answer_bytes) is None
-        self._land(ticket, answer if fit and not stale else None)
+        if fit and not stale and ticket.flight is not None:
+            self._flights.tell(ticket.flight, answer)  # also for who comes before it can be found in the store
+        else:
+            self._land(ticket, None)
         try:
             kept = await self._keeper.keep(ticket, answer)
         except StoreError:
             self._store_errors += 1
             return NotStored("store_error")
+        finally:
+            self._land(ticket, None)
         if isinstance(kept, Stored) and ticket.declared and ticket.vector is not None:
             self._upkeep.taught()
         self._upkeep.index()
@@ -359,7 +368,10 @@ class SemanticCache:
         given = None if hit is None else self._given.get(hit)
         if hit is not None and (given is None or given.tenant != tenant):
             raise UnknownEntry(f"no hit {hit} is remembered")
-        entry = given.entry if given is not None else entry
+        if given is not None:  # of a flight's answer the entry came later
+            entry = given.entry or self._state.exact(given.exact, given.principal)
+            if entry is None:
+                raise UnknownEntry(f"the answer of hit {hit} was not kept")
         if entry is None:
             raise InvalidRequest("a report names a hit or an entry")
         if not self._reports.take(tenant, principal, self._clock.now()):

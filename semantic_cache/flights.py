@@ -22,7 +22,7 @@ class Flight(Generic[T]):
 
 
 class Flights(Generic[T]):
-    """Flights by key. Invariant: a flight under a key is not done."""
+    """Flights by key. Invariant: a flight under a key is not done, or has brought something that is being kept."""
 
     def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
@@ -53,6 +53,11 @@ class Flights(Generic[T]):
                 return await asyncio.shield(flight.done)
         finally:
             flight.waiting -= 1
+
+    def tell(self, flight: Flight[T], result: T) -> None:
+        """Give the result to all who wait, and to who comes until `land`."""
+        if not flight.done.done():
+            flight.done.set_result(result)
 
     def land(self, flight: Flight[T], result: T | None) -> None:
         """End a flight for all who wait; landing twice changes nothing."""

@@ -1,4 +1,4 @@
-"""What a lookup comes to: a hit, a miss with a ticket, or a bypass; and how it is told in a header."""
+"""What a lookup comes to: a hit, a miss with a ticket, or a bypass."""
 
 from __future__ import annotations
 
@@ -156,15 +156,3 @@ class Explanation:
     ttl_s: float
     candidates: tuple[CandidateView, ...] = ()
     elsewhere: tuple[tuple[str, tuple[str, ...]], ...] = field(default=())
-
-
-def cache_status(outcome: Outcome) -> str:
-    """The `Cache-Status` header (RFC 9211) of an outcome."""
-    if isinstance(outcome, Hit):
-        detail = (
-            f"{outcome.tier}; category={outcome.category}; similarity={outcome.similarity:.3f}; age={outcome.age_s:.0f}"
-        )
-        return f'tenuto; hit; detail="{detail}; saved={outcome.saved_s:.3f}s; tokens={outcome.saved_tokens}"'
-    if isinstance(outcome, Miss):
-        return f'tenuto; fwd=miss; detail="{outcome.reason}"'
-    return f'tenuto; fwd=bypass; detail="{outcome.reason}"'

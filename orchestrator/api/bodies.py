@@ -19,14 +19,17 @@ T = TypeVar("T")
 _MAYBE_NOT_FINITE = re.compile(rb"NaN|Infinity|[eE]\+?0*[1-9][0-9]{2}|[0-9]{300}")
 
 
-async def read(request: Request, limit_bytes: int) -> bytes:
-    """The whole body. Raises a fault for another media type than JSON (415), and above `limit_bytes` (413) as soon as
-    that is known."""
+JSON, LINES = "application/json", "application/x-ndjson"
+
+
+async def read(request: Request, limit_bytes: int, media: str = JSON) -> bytes:
+    """The whole body. Raises a fault for another media type (415), and above `limit_bytes` (413) as soon as that is
+    known."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        # This also keeps web pages out: browsers send JSON across origins only after asking, and nobody allows it.
+    if media_type != media:
+        # This also keeps web pages out: browsers send these across origins only after asking, and nobody allows it.
         given = repr(media_type) if media_type else "not given"
-        raise UnsupportedMediaType(f"the content-type is {given}: send the body with 'content-type: application/json'")
+        raise UnsupportedMediaType(f"the content-type is {given}: send the body with 'content-type: {media}'")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes:
         raise _too_large(limit_bytes)
@@ -41,6 +44,16 @@ async def read(request: Request, limit_bytes: int) -> bytes:
     except ClientDisconnect:
         raise IncompleteBody(f"{size} bytes had arrived") from None
     return b"".join(chunks)
+
+
+async def read_lines(request: Request, limit_bytes: int) -> list[str]:
+    """The lines of a body of JSON lines. Raises as `read`, and for what is not UTF-8."""
+    body = await read(request, limit_bytes, LINES)
+    try:
+        return body.decode().splitlines()
+    except UnicodeDecodeError as fault:
+        error = FieldError(pointer="", message=str(fault), fix="send JSON lines, UTF-8 encoded")
+        raise InvalidRequest(f"the body is not UTF-8: {fault}", errors=(error,)) from None
 
 
 def parse(adapter: TypeAdapter[T], body: bytes) -> T:

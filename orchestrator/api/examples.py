@@ -126,6 +126,30 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
     "an error": [{"task": "task_18", "error": {"type": "tool_error", "message": "no such city"}, "retryable": False}],
 }
 
+EXPLAINS: dict[str, dict[str, Any]] = {
+    "a call that never ran": {
+        "llm": {
+            "kind": "llm",
+            "id": "answer",
+            "category": "factual",
+            "question": "q",
+            "messages": [{"role": "user", "parts": [{"kind": "variable", "variable": "q"}]}],
+        },
+        "variables": {"q": "How many people live in Paris?"},
+    }
+}
+
+BUMPS: dict[str, dict[str, Any]] = {
+    "a table has changed": {"tag": "table:orders"},
+    "how much would go": {"tag": "table:orders", "dry_run": True},
+}
+
+REPORTS: dict[str, dict[str, Any]] = {
+    "the call that got it": {"program": PROGRAM_ID, "call": "answer", "reason": "another country"}
+}
+
+FLUSHES: dict[str, dict[str, Any]] = {"what would go": {"category": "sql"}}
+
 EVENT_STREAM = """id: 1
 event: program.accepted
 data: {"seq":1,"at_s":0.0,"kind":"program.accepted","attempt":0}

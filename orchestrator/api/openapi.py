@@ -16,6 +16,16 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from orchestrator.api.views import EngineList, Health, ModelList, Readiness, ToolList
 from tenuto.wire import (
+    BadHit,
+    BadHitTaken,
+    CacheBump,
+    CacheBumped,
+    CacheExplanation,
+    CacheFlush,
+    CacheFlushed,
+    CacheStatsView,
+    CacheTaken,
+    ExplainRequest,
     GraphExtension,
     Page,
     Problem,
@@ -32,8 +42,23 @@ from tenuto.wire import (
 Described: TypeAlias = dict[str, Any]
 Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
-_INPUTS: tuple[type[BaseModel], ...] = (ProgramSubmission, GraphExtension, WorkerRegistration, TaskResult)
+_INPUTS: tuple[type[BaseModel], ...] = (
+    BadHit,
+    CacheBump,
+    CacheFlush,
+    ExplainRequest,
+    GraphExtension,
+    ProgramSubmission,
+    TaskResult,
+    WorkerRegistration,
+)
 _OUTPUTS: tuple[type[BaseModel], ...] = (
+    BadHitTaken,
+    CacheBumped,
+    CacheExplanation,
+    CacheFlushed,
+    CacheStatsView,
+    CacheTaken,
     EngineList,
     Health,
     ModelList,
@@ -51,6 +76,7 @@ _OUTPUTS: tuple[type[BaseModel], ...] = (
 _TITLES = {
     400: "the body is not JSON",
     401: "no API key, or a wrong one",
+    403: "the key does not allow it",
     404: "there is no such thing",
     409: "it conflicts with what is there",
     413: "larger than the server's limit",
@@ -61,6 +87,7 @@ _TITLES = {
     500: "the server failed",
     503: "the server cannot do that now",
 }
+LINES = "application/x-ndjson"
 _EVERYWHERE = (401, 421, 500)
 
 
@@ -85,6 +112,17 @@ def streams(description: str, example: str) -> Responses:
     one event."""
     content = {"text/event-stream": {"example": example}}
     return {200: {"description": description, "content": content}}
+
+
+def accepts_lines(description: str) -> Described:
+    """A body of JSON lines."""
+    content = {LINES: {"schema": {"type": "string"}}}
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+def lines(description: str) -> Responses:
+    """An answer of JSON lines."""
+    return {200: {"description": description, "content": {LINES: {"schema": {"type": "string"}}}}}
 
 
 def problems(*statuses: int) -> Responses:

@@ -50,6 +50,11 @@ def principal(request: Request) -> str:
     return str(request.scope["tenuto.principal"])
 
 
+def operator(request: Request) -> bool:
+    """Whether it may see and change what concerns all tenants."""
+    return bool(request.scope["tenuto.operator"])
+
+
 def answer(value: WireModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A wire value as JSON."""
     return Response(value.model_dump_json(), status, headers, media_type="application/json")

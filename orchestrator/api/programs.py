@@ -14,6 +14,7 @@ from orchestrator.api.problems import InvalidRequest
 from orchestrator.api.sse import EventStream, frame, unless_left
 from orchestrator.telemetry import timelines
 from tenuto.wire import (
+    CacheHit,
     Event,
     FieldError,
     GraphExtension,
@@ -157,7 +158,8 @@ async def variable(
         wait_s = min(wait, parts.limits.variable_wait_s)
         waited = await unless_left(request, parts.streams, runtime.variable(program, name, tenant=owner, wait_s=wait_s))
         view = waited or view
-    return answer(view)
+    hit = runtime.cached(program, name, tenant=owner) if view.status is VariableStatus.WRITTEN else None
+    return answer(view, headers=None if hit is None else {"cache-status": _cache_status(hit)})
 
 
 @router.get(
@@ -191,6 +193,12 @@ async def events(
 async def cancel(request: Request, program: ProgramId) -> Response:
     """Stop the program's running calls and start no more. A program that has ended stays as it is."""
     return answer(await parts_of(request).runtime.cancel(program, tenant=tenant(request)))
+
+
+def _cache_status(hit: CacheHit) -> str:
+    """The `Cache-Status` header (RFC 9211) of an answer that came from the semantic cache."""
+    told = f"{hit.tier}; category={hit.category}; similarity={hit.similarity:.3f}; age={hit.age_s:.0f}"
+    return f'tenuto; hit; detail="{told}; saved={hit.saved_s:.3f}s; tokens={hit.saved_tokens}"'
 
 
 def _encode(event: Event) -> bytes:

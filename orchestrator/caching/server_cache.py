@@ -243,6 +243,8 @@ class ServerCache:
 
     async def report(self, *, tenant: str, principal: str, hit: int | None, entry: int | None, reason: str) -> int:
         """A user says that an answer was wrong. Raises UnknownEntry, InvalidRequest."""
+        if self._storing:  # it may be one of these
+            await asyncio.wait(set(self._storing))
         return await self.cache.report_bad(tenant=tenant, principal=principal, hit=hit, entry=entry, reason=reason)
 
     async def flush(self, *, tenant: str, category: str | None, confirm: str | None) -> FlushPlan:

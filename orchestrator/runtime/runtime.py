@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from random import Random
 
+from pydantic import JsonValue
+
 from dag.diagnostics import InvalidGraph
 from orchestrator.caching.call_cache import CallCache, NoCallCache
+from orchestrator.caching.caller import Caller
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.errors import (
@@ -31,6 +34,7 @@ from orchestrator.journal import Accepted, Commit, Extended, Journal, Record
 from orchestrator.limits import Limits
 from orchestrator.retention import Retention, RetentionRule
 from orchestrator.runtime import admission, views
+from orchestrator.runtime.answered import caller, drives_effects
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.execution import Execution
 from orchestrator.runtime.ids import ProgramIds
@@ -51,6 +55,7 @@ from orchestrator.telemetry import (
 )
 from orchestrator.tools import FailureType, Toolbox, WorkerPool
 from tenuto.wire import (
+    CacheHit,
     ErrorValue,
     Event,
     EventKind,
@@ -266,6 +271,27 @@ class Runtime:
         """A program in memory. Raises NotFound."""
         return views.view(self._known(program, tenant))
 
+    def cached(self, program: str, name: str, *, tenant: str) -> CacheHit | None:
+        """How the semantic cache answered the call that writes a variable of a program in memory; None if it did not.
+
+        Raises NotFound.
+        """
+        found = self._known(program, tenant)
+        producer = found.graph.producer(name) if name in found.variables else None
+        hit = None if producer is None else found.calls[producer].cache
+        return None if hit is None else hit.view()
+
+    def llm_call(
+        self, program: str, call: str, *, tenant: str
+    ) -> tuple[LLMCall, Mapping[str, JsonValue], Caller, bool]:
+        """An LLM call of a program in memory, the values that there are, whose it is, and whether an effect reads what
+        it answers. Raises NotFound."""
+        found = self._known(program, tenant)
+        run = found.calls.get(call)
+        if run is None or not isinstance(run.call, LLMCall):
+            raise NotFound(f"program {program!r} has no LLM call {call!r}")
+        return run.call, found.values, caller(found), drives_effects(found, call)
+
     def timeline(self, program: str, *, tenant: str) -> Timeline:
         """Where the time of a program in memory went. Raises NotFound."""
         return views.timeline(self._known(program, tenant), self._services.statistics)
@@ -350,6 +376,20 @@ class Runtime:
             commit = Commit()
             commit.fail(fault)
             return commit
+
+    def grow(self, program: Program, extension: GraphExtension) -> None:
+        """Calls that a planner's text made join the program at once, as durably as those of its client.
+
+        Raises dag's InvalidGraph, with the program as it was, and Busy.
+        """
+        if self._live_calls + len(extension.calls) > self._limits.live_calls:
+            raise self._busy(f"live programs hold {self._live_calls} calls", "live_calls")
+        ready = program.declare(extension, self._services.tools.specs(program.tenant, program.toolset))
+        body = extension.model_dump_json().encode()
+        program.bytes += len(body)
+        self._live_calls += len(extension.calls)
+        commit = self.record(Extended(program.id, body, program.log.hold(), program.now()))
+        program.begin(EventKind.PROGRAM_EXTENDED, extension, ready, commit)
 
     def idle(self, program: Program) -> None:
         """Give the client of an open program time to go on, but not for ever."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import httpx
 from pydantic import BaseModel
 
+from tenuto.cache import AsyncCache
 from tenuto.context import current_client
 from tenuto.doubles import guard_calls
 from tenuto.errors import APIError, ConnectionLost, NoClient
@@ -92,6 +93,7 @@ class AsyncClient:
             debug=debug,
             client=lambda: self.facade,
         )
+        self.cache = AsyncCache(self._http, self.open)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._before: list[AsyncClient | Client | None] = []

@@ -116,7 +116,7 @@ class LLM(Generic[P, R]):
             return value._node.variable
         if not holds_vars(value) and isinstance(plain := typed.dump(value), str):
             return program.builder.input(name, plain)
-        raise InvalidArgument(f"{typed.where}: the question must be one whole text; `await` a value made of parts first")
+        raise InvalidArgument(f"{typed.where}: the question must be one whole text; `await` what is made of parts")
 
     def options(self, **options: Unpack[LLMOptions]) -> LLM[P, R]:
         """A copy with these options changed. Raises `InvalidArgument` for an unknown or ill-typed one."""

@@ -104,7 +104,7 @@ class HTTP:
         if nothing was sent or `resend`. Raises `APIError`, `ConnectionLost`."""
         given = dict(headers or {})
         if body is not None:
-            given["content-type"] = "application/json"
+            given.setdefault("content-type", "application/json")
         backoff = self.backoff()
         while True:
             last = backoff.failures >= self.retries

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
+from tenuto.cache import Cache
 from tenuto.client import AsyncClient
 from tenuto.context import current_client
 from tenuto.portal import LoopThread
@@ -62,6 +63,7 @@ class Client:
         )
         self._async.facade = self
         self._portal = LoopThread("tenuto-client")
+        self.cache = Cache(self._async.cache, self.call)
         self._before: list[AsyncClient | Client | None] = []
 
     def __repr__(self) -> str:

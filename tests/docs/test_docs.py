@@ -48,6 +48,11 @@ def test_the_sdk_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     module_of(blocks("docs/sdk.md"), tmp_path, "sdk_page", monkeypatch).test_best()
 
 
+def test_the_cache_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = module_of(blocks("docs/cache.md"), tmp_path, "cache_page", monkeypatch)
+    page.test_the_second_question_costs_nothing()
+
+
 def fault_names() -> Iterator[str]:
     for module in (engine.protocol, orchestrator.errors, orchestrator.engines.errors):
         for thing in vars(module).values():
