@@ -34,6 +34,10 @@ _PATTERN_BYTES = 1 << 20
 _FUEL = 2_000  # schema nodes visited for one question; beyond it everything counts as possible
 
 
+_MOST_IDENTITIES = 4096
+_by_identity: dict[int, tuple[dict[str, Any], jsonschema_rs.Draft202012Validator]] = {}  # writing its text costs 10 us
+
+
 class SchemaError(ValueError):
     """A JSON Schema that is none. `pointer` (RFC 6901) leads into the schema."""
 
@@ -43,8 +47,15 @@ class SchemaError(ValueError):
 
 
 def validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
-    """The compiled schema; equal schemas are compiled once. Raises SchemaError."""
-    return _compile(schema_text(schema))
+    """The compiled schema; equal schemas are compiled once. Raises SchemaError. Schemas are never changed in place."""
+    known = _by_identity.get(id(schema))
+    if known is not None and known[0] is schema:
+        return known[1]
+    compiled = _compile(schema_text(schema))
+    if len(_by_identity) >= _MOST_IDENTITIES:
+        _by_identity.clear()
+    _by_identity[id(schema)] = (schema, compiled)
+    return compiled
 
 
 def schema_text(schema: dict[str, Any]) -> str:

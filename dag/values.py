@@ -143,6 +143,8 @@ def json_faults(value: Any) -> list[tuple[str, str]]:
 
 def _is_json(value: Any) -> bool:
     """Level by level, without the places: the common answer is yes, and it must cost little."""
+    if value is None or type(value) in (int, bool):
+        return True
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []

@@ -113,21 +113,24 @@ class PlanCompiler:
         """`wanted` is the schema of the place, if it is known."""
         node = wanted if isinstance(wanted, Node) else None
         if isinstance(value, PlanRef):
-            reference = Reference(variable=self._variables[value.id], path=value.path)
+            reference = self._reference(value)
             as_text = value.quoted and node is not None and possible_kinds(node) == TEXT
             return TextExpr(parts=(reference,)) if as_text else reference
         if isinstance(value, PlanText):
             return TextExpr(
-                parts=tuple(
-                    part if isinstance(part, str) else Reference(variable=self._variables[part.id], path=part.path)
-                    for part in value.parts
-                )
+                parts=tuple(part if isinstance(part, str) else self._reference(part) for part in value.parts)
             )
         if isinstance(value, list) and _holds_references(value):
             return ListExpr(items=tuple(self._expression(v, self._part(node, i)) for i, v in enumerate(value)))
         if isinstance(value, dict) and _holds_references(value):
             return DictExpr(items={key: self._expression(v, self._part(node, key)) for key, v in value.items()})
         return Constant(value=value)
+
+    def _reference(self, ref: PlanRef) -> Reference:
+        if ref.id not in self._variables:
+            message = f"call {ref.id}, which this needs, could not be made"
+            raise CallFault("unknown_reference", message, f"mend call {ref.id}, and give both again")
+        return Reference(variable=self._variables[ref.id], path=ref.path)
 
     def _part(self, node: Node | None, step: str | int) -> Any:
         return None if node is None else self._memo.part(node, step)
@@ -155,7 +158,7 @@ def effect_key(tool: ToolSpec, arguments: Mapping[str, Any]) -> str | None:
     return key if len(key) <= 200 else None
 
 
-def argument_of(fault: Diagnostic, call: FunctionCall) -> str | None:
+def argument_of(fault: Diagnostic) -> str | None:
     """The name of the argument that a fault of an extension with this one call points at."""
     steps = fault.pointer.split("/")
     return steps[4].replace("~1", "/").replace("~0", "~") if steps[1:2] == ["calls"] and len(steps) > 4 else None

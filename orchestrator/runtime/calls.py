@@ -53,6 +53,7 @@ class CallRun:
     spans: list[Span] = field(default_factory=list)
     intended: bool = False  # the journal holds an intent of this call
     task: asyncio.Task[None] | None = None
+    planner: str | None = None  # the LLM call whose text made this one
 
     def span(self, cause: Cause, start_s: float, end_s: float) -> None:
         """Attribute seconds of the call's life to a cause; nothing is kept of none, or of a call that is over."""

@@ -29,12 +29,13 @@ from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
 from orchestrator.caching.examples import with_examples
 from orchestrator.retention import Visit, request_id
 from orchestrator.runtime.calls import CallRun
+from orchestrator.runtime.planning import PlanStream
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import ReadyCall
 from orchestrator.telemetry import CONSUMERS, NO_FACTS, Facts
 from orchestrator.tools import CallFailure, FailureType
-from orchestrator.tools.values import accept_text
+from orchestrator.tools.values import accept_result, accept_text
 from tenuto.wire import JsonType, LLMCall, RegexConstraint
 
 
@@ -57,6 +58,7 @@ class Generation:
         self._visit: Visit | None = None
         self._usage: Usage | None = None
         self._finish: FinishReason | None = None
+        self._plan = PlanStream(services, program, run, call, call.plan) if call.plan is not None else None
 
     async def generate(self) -> tuple[JsonValue, bytes]:
         """The value and its JSON. Cancelling aborts the generation in the engine."""
@@ -254,6 +256,8 @@ class Generation:
                     FailureType.OUTPUT_TOO_LARGE, f"the output is larger than {limit} bytes (limits.value_bytes)"
                 )
             self._program.tokens(self._run, chunk.text)
+            if self._plan is not None:
+                self._plan.feed(chunk.text)
         if chunk.token_ids:
             self._services.priorities.tokens_made(self._program.id, self._call.id, len(chunk.token_ids))
         if chunk.finish is not None:
@@ -261,6 +265,10 @@ class Generation:
             self._usage = chunk.usage
 
     def _value(self) -> tuple[JsonValue, bytes]:
+        if self._plan is not None:
+            return accept_result(
+                self._call.type, self._plan.close().model_dump(mode="json"), self._services.limits.value_bytes
+            )
         return accept_text(self._call.type, "".join(self._pieces), cut=self._finish is FinishReason.LENGTH)
 
     def _account(self) -> None:
@@ -309,6 +317,8 @@ def _seed(program: str, call: LLMCall, failures: int) -> int:
 def _grammar(call: LLMCall, engine: Engine) -> Grammar | None:
     """What the engine shall enforce. JSON output is checked afterwards anyway; other constraints only it can hold."""
     able = engine.capabilities.grammar
+    if call.plan is not None:
+        return None  # its text is a plan; its value is what became of it
     if isinstance(call.type, JsonType):
         return Grammar(GrammarKind.JSON_SCHEMA, orjson.dumps(call.type.json_schema).decode()) if able else None
     if call.constraint is None:

@@ -27,6 +27,7 @@ from tenuto.wire import (
     EventKind,
     Graph,
     GraphExtension,
+    LLMCall,
     ProgramStatus,
     ProgramSubmission,
     ToolSpec,
@@ -56,6 +57,10 @@ class Host(Protocol):
         ...
 
     def record(self, record: Record) -> Commit: ...
+
+    def grow(self, program: Program, extension: GraphExtension) -> None:
+        """Calls that a planner's text made join the program. Raises dag's InvalidGraph, RuntimeFault."""
+        ...
 
     def idle(self, program: Program) -> None:
         """Nothing runs, but the program is open: its client may extend it."""
@@ -141,7 +146,7 @@ class Program:
             self.variables[name] = Variable(given.type, settled=True)
             self.values[name] = given.value
         for call in growth.calls:
-            self.calls[call.id] = CallRun(call, now)
+            self.calls[call.id] = CallRun(call, now, planner=self._planner(call.id))
             self.variables[call.variable] = Variable(call.type)
         self.unfinished += len(growth.calls)
         for name, effect, key in effect_order(growth.calls, tools, self.graph):
@@ -165,6 +170,16 @@ class Program:
         for name in ready:
             self._ready(self.calls[name], now)
         commit.then(_Publication(self, settled))
+
+    def _planner(self, call: str) -> str | None:
+        """The LLM call whose text made a call, by its name."""
+        name, dot, _ = call.rpartition(".")
+        while dot:
+            run = self.calls.get(name)
+            if run is not None:
+                return name if isinstance(run.call, LLMCall) and run.call.plan is not None else None
+            name, dot, _ = name.rpartition(".")
+        return None
 
     def seal(self, result: JsonValue) -> None:
         """No more calls will come: the program ends with those it has."""
@@ -194,7 +209,8 @@ class Program:
     def _ready(self, run: CallRun, now: float) -> None:
         run.state = CallState.READY
         run.waiting_since_s = now
-        if run.declared_s >= now:  # it waited for its client alone, who may have waited for other calls until then
+        # It waited for its client alone, who may have waited for other calls until then.
+        if run.declared_s >= now and run.planner is None:
             run.span("client", self._last_end_s, run.declared_s)
         self.log.add(now, EventKind.CALL_READY, run.call.id)
         if self.effects.may_start(run.call.id):

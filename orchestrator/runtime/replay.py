@@ -15,7 +15,7 @@ from orchestrator.journal import Accepted, Commit, Ended, Extended, Failed, Inte
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.program import Host, Program
 from orchestrator.tools import FailureType
-from tenuto.wire import ErrorValue, EventKind, ProgramStatus, ProgramSubmission
+from tenuto.wire import ErrorValue, EventKind, GraphExtension, ProgramStatus, ProgramSubmission
 
 ProgramMaker = Callable[[Accepted, ProgramSubmission, Host], Program]
 
@@ -38,6 +38,9 @@ class _PastHost:
 
     def record(self, record: Record) -> Commit:
         return self._commit
+
+    def grow(self, program: Program, extension: GraphExtension) -> None:
+        raise CallStateError("nothing is generated while the past is read")
 
     def idle(self, program: Program) -> None:
         return

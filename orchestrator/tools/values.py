@@ -13,6 +13,8 @@ from dag.values import check_value
 from orchestrator.tools.failures import CallFailure, FailureType
 from tenuto.wire import TextType, ValueType
 
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
 
 class NotJson(ValueError):
     """The value has no JSON form: the message says why."""
@@ -21,14 +23,17 @@ class NotJson(ValueError):
 def encode_json(value: Any) -> bytes:
     """Compact JSON of a value, as kept in the journal. Raises NotJson for NaN, infinities, lone surrogates, cycles,
     nesting deeper than the interpreter's stack, and types that JSON lacks."""
-    if type(value) is str:
+    kind = type(value)
+    if kind is int:
+        return b"%d" % value
+    if kind is str:
         try:
             return orjson.dumps(value)
         except orjson.JSONEncodeError as error:
             raise NotJson(str(error)) from None
     try:
         # Not orjson: it turns NaN into null without a word and refuses integers beyond 64 bits.
-        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise NotJson(str(error)) from None
 
