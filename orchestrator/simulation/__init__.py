@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from orchestrator.simulation.lines import TraceError
 from orchestrator.simulation.report import CallOutcome, ProgramOutcome, Report
 from orchestrator.simulation.run import Scenario, Simulation, simulate
-from orchestrator.simulation.trace import TraceError, TraceProgram, read
+from orchestrator.simulation.trace import TraceProgram, read
 from orchestrator.simulation.workload import resample
 
 __all__ = [

@@ -5,7 +5,6 @@ Owns what a valid trace is. Knows nothing of engines or time.
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,9 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-
-class TraceError(ValueError):
-    """A line of a trace breaks the format: the message gives file, line, field and what was expected."""
+from orchestrator.simulation.lines import TraceError, lines
 
 
 class Piece(NamedTuple):
@@ -83,7 +80,7 @@ def read(paths: Iterable[Path]) -> list[TraceProgram]:
     programs: list[TraceProgram] = []
     known: dict[str, str] = {}
     for path in paths:
-        for number, line in _lines(path):
+        for number, line in lines(path):
             where = f"{path.name}:{number}"
             program = parse(line, where)
             if program.program in known:
@@ -94,17 +91,6 @@ def read(paths: Iterable[Path]) -> list[TraceProgram]:
         raise TraceError("the trace has no programs")
     programs.sort(key=lambda program: program.arrival)
     return programs
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except (OSError, UnicodeDecodeError, EOFError) as fault:
-        raise TraceError(f"{path}: cannot be read: {fault}") from None
 
 
 def parse(line: str, where: str = "line") -> TraceProgram:

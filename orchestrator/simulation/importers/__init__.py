@@ -1,0 +1,58 @@
+"""Readers of public trace formats: each turns a file into `TraceProgram`s and states what its format leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from orchestrator.simulation.importers.azure import read_azure
+from orchestrator.simulation.importers.journals import read_journal
+from orchestrator.simulation.importers.mooncake import read_mooncake
+from orchestrator.simulation.importers.otel import read_otel
+from orchestrator.simulation.lines import TraceError, lines
+from orchestrator.simulation.trace import TraceProgram, read
+
+Importer = Callable[[Path], list[TraceProgram]]
+
+IMPORTERS: Mapping[str, Importer] = MappingProxyType(
+    {
+        "tenuto": lambda path: read([path]),
+        "mooncake": read_mooncake,
+        "azure": read_azure,
+        "otel": read_otel,
+        "journal": read_journal,
+    }
+)
+
+
+def load_traces(paths: Sequence[Path], format: str = "auto") -> list[TraceProgram]:
+    """Every program of some files, in order of arrival; "auto" looks at each file. Raises TraceError."""
+    if format != "auto" and format not in IMPORTERS:
+        raise TraceError(f"no trace format {format!r}; choose one of: auto, {', '.join(IMPORTERS)}")
+    programs: list[TraceProgram] = []
+    for number, path in enumerate(paths):
+        if not path.is_file():
+            raise TraceError(f"{path}: there is no such file")
+        found = IMPORTERS[recognise(path) if format == "auto" else format](path)
+        if number and {p.program for p in programs} & {p.program for p in found}:
+            found = [replace(program, program=f"{path.name}/{program.program}") for program in found]
+        programs += found
+    if not programs:
+        raise TraceError("the trace has no programs")
+    programs.sort(key=lambda program: program.arrival)
+    return programs
+
+
+def recognise(path: Path) -> str:
+    """The format of a file, by its name and its first line. Raises TraceError."""
+    if path.suffix in (".db", ".sqlite", ".sqlite3") or path.open("rb").read(15) == b"SQLite format 3":
+        return "journal"
+    if path.name.endswith((".csv", ".csv.gz")):
+        return "azure"
+    first = next((line for _, line in lines(path)), "")
+    for mark, format in (('"nodes"', "tenuto"), ('"hash_ids"', "mooncake"), ('"resourceSpans"', "otel")):
+        if mark in first:
+            return format
+    return "otel" if first.strip() in ("{", "[") else "tenuto"
