@@ -105,11 +105,12 @@ class Recorder:
         options = {key: value for key, value in named.items() if key not in names}
         values = dict(zip(names, args, strict=False)) | {k: v for k, v in named.items() if k in names}
         constant = {parameter.name for parameter in self.kernel.params if parameter.is_constexpr}
+        general = {parameter.name for parameter in self.kernel.params if parameter.do_not_specialize}
         signature, constants, aligned = {}, {}, []
         for name in names:
             value = values[name]
             # As Triton's own launcher: an argument that is 1 is a constant, 16-byte alignment is part of the type.
-            if name in constant or (type(value) is int and value == 1):
+            if name in constant or (type(value) is int and value == 1 and name not in general):
                 signature[name], constants[name] = "constexpr", value
             elif isinstance(value, Tensor):
                 signature[name] = _POINTERS[value.dtype]
@@ -118,7 +119,7 @@ class Recorder:
                 signature[name] = "fp32"
             else:
                 signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-                if value % 16 == 0:
+                if value % 16 == 0 and name not in general:
                     aligned.append(name)
         launch = Launch(self.kernel, signature, constants, tuple(aligned), options)
         self.launches[launch.key] = launch
@@ -257,7 +258,9 @@ def main() -> None:
         Figure("kernels_compiled", len(rows)),
         Figure("kernels_with_spills", sum(row["spill_bytes"] > 0 for row in rows), "==", 0),
     ]
-    finish("kernels_sm90", figures, args=args, at_start=at_start, detail={"target": f"sm_{CAPABILITY}", "kernels": rows})
+    finish(
+        "kernels_sm90", figures, args=args, at_start=at_start, detail={"target": f"sm_{CAPABILITY}", "kernels": rows}
+    )
 
 
 if __name__ == "__main__":

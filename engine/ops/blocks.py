@@ -38,7 +38,7 @@ def _move_kernel(
         tl.store(inside, tl.load(outside, mask=there), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _copy_kernel(
     kv: tl.tensor,
     pairs: tl.tensor,

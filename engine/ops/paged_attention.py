@@ -40,7 +40,7 @@ EXTEND_SMALL = Tiling(rows=64, tokens=64, warps=4, stages=3)
 EXTEND = Tiling(rows=128, tokens=64, warps=8, stages=3)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "unit_count", "target", "least"])
 def _plan_kernel(
     items: tl.tensor,
     units: tl.tensor,
@@ -262,7 +262,7 @@ def _add_units(
     return peak, total, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["items", "shared_items"])
 def _merge_kernel(
     out: tl.tensor,
     own: tl.tensor,
@@ -327,9 +327,18 @@ class Work:
     """
 
     def __init__(
-        self, items: Tensor, q: Tensor, tiling: Tiling, *, kv_heads: int, units_per_head: int, least: int = 256
+        self,
+        items: Tensor,
+        q: Tensor,
+        tiling: Tiling,
+        *,
+        kv_heads: int,
+        units_per_head: int,
+        least: int = 256,
+        memory: Tensor | None = None,
     ) -> None:
-        """q [rows, heads, D]: any tensor of that shape and type."""
+        """q [rows, heads, D]: any tensor of that shape and device. `memory`: fp32, flat, for the partial results, where
+        several works that never run at once share it."""
         dim = q.shape[2]
         count = items.shape[1]
         self.items, self.tiling, self.count = items, tiling, count
@@ -338,12 +347,13 @@ class Work:
         self.units = torch.empty(self.capacity, UNIT_FIELDS, dtype=torch.int32, device=q.device)
         self.bounds = torch.empty(2, count, dtype=torch.int32, device=q.device)
         spots = self.capacity * kv_heads * tiling.rows
-        self.partial = torch.empty(spots, dim, dtype=torch.float32, device=q.device)
-        self.lse = torch.empty(spots, dtype=torch.float32, device=q.device)
+        if memory is None:
+            memory = torch.empty(spots * (dim + 1), dtype=torch.float32, device=q.device)
+        self.partial, self.lse = memory[: spots * dim], memory[spots * dim : spots * (dim + 1)]
 
     def plan(self) -> None:
         """Cut the items as they are now."""
-        block_items = next_power_of_2(self.count)
+        block_items = max(next_power_of_2(self.count), 16)
         block_units = max(4096 // block_items, 8)
         _plan_kernel[(triton.cdiv(self.capacity, block_units),)](
             self.items, self.units, self.bounds, self.count, self.capacity, self.target, self.least,
