@@ -78,7 +78,8 @@ class PlannedJoin:
 class PlanDiagnostic:
     """One located fault or remark. An `error` says that something was not done; `fix` tells the planner what to write.
 
-    `call` is the id of the call that it is about, if it is about one. `line` and `column` count from 1.
+    `call` is the id of the call that it is about, if it is about one. `line` and `column` count from 1. `about` is all
+    of the text that it speaks for (the whole call), `span` the place in it.
     """
 
     code: str
@@ -88,6 +89,7 @@ class PlanDiagnostic:
     column: int
     message: str
     fix: str
+    about: Span
     call: int | None = None
 
     def __str__(self) -> str:

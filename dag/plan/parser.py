@@ -52,7 +52,7 @@ class PlanParser:
         self._seen: set[int] = set()  # numbers that were used in this plan, whether or not their call could be read
         self._broken: set[int] = set()
         self._unseen: dict[int, int] = {}  # number that was taken for text -> the call it was in
-        self._thought: list[str] = []
+        self._thought: list[tuple[str, Span]] = []
         self._calls = 0
         self._at = 0  # offset of the next character
         self._lines = [0]  # offset of each line
@@ -92,6 +92,8 @@ class PlanParser:
         else:
             self._end_line()
         self._closed = True
+        for thought, span in self._thought:
+            self._tell("thought_alone", "note", span, f"no call follows {shorten(thought, 80)!r}", "write the call")
         if not self._joined:
             message, fix = "the plan ends without join()", "end the plan with join()"
             self._tell("no_join", "note", Span(self._at, self._at), message, fix)
@@ -218,22 +220,24 @@ class PlanParser:
         id = call.id
         fault = self._number_fault(id)
         reader = ArgumentParser(text, call.body, self._visible, self._limits.depth)
-        self._seen.add(id)
         if fault is not None:
+            self._seen.add(id)
             self._tell(fault[0], "error", span, fault[1], fault[2], id)
             return
         self._calls += 1
         try:
             arguments = reader.arguments()
         except ArgumentFault as found:
+            self._seen.add(id)
             self._broken.add(id)
             message, fix = found.message, found.fix
             if found.code == "unknown_reference":
                 message, fix = self._explain(found, id)
             where = Span(min(found.start, end - 1), min(found.end, end))
-            self._tell(found.code, "error", where, message, fix, id)
+            self._tell(found.code, "error", where, message, fix, id, span)
             self._thought = []
             return
+        self._seen.add(id)
         for doubt in reader.doubts:
             self._tell(doubt.code, "warning", Span(doubt.start, doubt.end), doubt.message, doubt.fix, id)
         if repaired:
@@ -312,10 +316,10 @@ class PlanParser:
         stripped = text[blank:].rstrip().rstrip("-*•`").rstrip()
         if not stripped or stripped.startswith("#"):
             return
-        if _THOUGHT.match(text):
-            self._thought.append(stripped[stripped.index(":") + 1 :].strip())
-            return
         span = Span(self._start + blank, self._start + blank + len(stripped))
+        if _THOUGHT.match(text):
+            self._thought.append((stripped[stripped.index(":") + 1 :].strip(), span))
+            return
         comment = _quoteless(stripped).find("#")
         if comment == 0:
             return
@@ -328,12 +332,22 @@ class PlanParser:
 
     def _take_thought(self) -> str | None:
         thoughts, self._thought = self._thought, []
-        return "\n".join(thoughts) or None
+        return "\n".join(text for text, _ in thoughts) or None
 
-    def _tell(self, code: str, severity: Severity, span: Span, message: str, fix: str, call: int | None = None) -> None:
+    def _tell(
+        self,
+        code: str,
+        severity: Severity,
+        span: Span,
+        message: str,
+        fix: str,
+        call: int | None = None,
+        about: Span | None = None,
+    ) -> None:
         line = bisect_right(self._lines, span.start) - 1
         column = span.start - self._lines[line] + 1
-        self._events.append(PlanDiagnostic(code, severity, span, line + 1, column, message, fix, call))
+        told = PlanDiagnostic(code, severity, span, line + 1, column, message, fix, about or span, call)
+        self._events.append(told)
 
 
 class _Open:

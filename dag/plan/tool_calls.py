@@ -150,7 +150,7 @@ class ToolCallParser:
         line = bisect_right(self._lines, self._start) - 1
         column = self._start - self._lines[line] + 1
         span = Span(self._start, self._at)
-        self._events.append(PlanDiagnostic(code, "error", span, line + 1, column, message, fix))
+        self._events.append(PlanDiagnostic(code, "error", span, line + 1, column, message, fix, span))
 
 
 @dataclass(slots=True)
@@ -203,7 +203,7 @@ def _emitted(index: int, call: _Delta) -> ToolCallEvent:
         arguments = "belong to no tool: the call has no name"
     if isinstance(arguments, str):
         message = f"the arguments of call {index} ({call.name!r}) {arguments}"
-        return PlanDiagnostic("arguments_invalid", "error", span, 1, 1, message, "write a JSON object", index)
+        return PlanDiagnostic("arguments_invalid", "error", span, 1, 1, message, "write a JSON object", span, index)
     return EmittedCall(index, call.name, arguments, span, call.id)
 
 
