@@ -118,10 +118,14 @@ class LLM(Generic[P, R]):
             return program.builder.input(name, plain)
         raise InvalidArgument(f"{typed.where}: the question must be one whole text; `await` what is made of parts")
 
-    def options(self, **options: Unpack[LLMOptions]) -> LLM[P, R]:
-        """A copy with these options changed. Raises `InvalidArgument` for an unknown or ill-typed one."""
+    def options(
+        self, *, regex: str | None = None, grammar: str | None = None, **options: Unpack[LLMOptions]
+    ) -> LLM[P, R]:
+        """A copy with these options changed; `regex` or `grammar` takes the place of the constraint that it has, so
+        that it can depend on values. Raises `InvalidArgument` for an unknown or ill-typed option."""
         merged = self._options | checked(options, LLM_OPTIONS, f"{self.name}.options")
-        return type(self)(self.name, self._function, self._signature, self._prompt, self._constraint, merged)
+        constraint = _constraint(regex, grammar, self._signature, f"{self.name}.options") or self._constraint
+        return type(self)(self.name, self._function, self._signature, self._prompt, constraint, merged)
 
 
 class Tool(Generic[P, R, F]):

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from tenuto import (
+    DefinitionError,
     InvalidArgument,
     Objective,
     Retry,
+    Var,
     gather,
     llm,
     mermaid,
@@ -24,6 +26,7 @@ from tenuto.wire import (
     GrammarConstraint,
     JsonType,
     ListExpr,
+    LLMCall,
     Reference,
     RegexConstraint,
     TextPart,
@@ -349,3 +352,25 @@ def test_exceptions_of_the_workflow_come_out_of_graph() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         broken.graph()
+
+
+def test_a_constraint_can_depend_on_values() -> None:
+    @llm(prompt="Quote one of {{lines}}.", regex="nothing")
+    def quote(lines: str) -> str: ...
+
+    @llm(prompt="How many of {{lines}}?")
+    def count(lines: str) -> int: ...
+
+    @workflow
+    def wf(lines: str) -> Var[str]:
+        quote(lines)
+        return quote.options(grammar='start: "a" | "b"', temperature=0.5)(lines)
+
+    kept, changed = wf.graph("x").calls
+    assert isinstance(kept, LLMCall) and isinstance(changed, LLMCall)
+    assert kept.constraint == RegexConstraint(pattern="nothing")
+    assert changed.constraint == GrammarConstraint(lark='start: "a" | "b"') and changed.sampling.temperature == 0.5
+    with pytest.raises(DefinitionError, match=r"quote\.options: give either regex or grammar"):
+        quote.options(regex="a", grammar="b")
+    with pytest.raises(DefinitionError, match=r"count\.options: regex and grammar constrain text"):
+        count.options(regex="a")
