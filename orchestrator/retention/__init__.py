@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.retention.chains import Chain
 from orchestrator.retention.registry import RULES, UnknownRule, make_rule
 from orchestrator.retention.retention import EngineLeases, PausedChain, Retention, request_id
 from orchestrator.retention.rules import Plan, RetentionRule, Situation, Tenuto
@@ -9,6 +10,7 @@ from orchestrator.retention.visits import Visit
 
 __all__ = [
     "RULES",
+    "Chain",
     "EngineLeases",
     "PausedChain",
     "Plan",

@@ -231,6 +231,15 @@ class Retention:
             desk.told(waiting, running)
             self._keeper.watch_price(desk)
 
+    def prompt_tokens(self, engine: Engine, messages: Sequence[ChatMessage], chain: Chain | None) -> int:
+        """Expected tokens of a prompt that goes on with `chain`; 0 if nothing is known of the engine."""
+        desk = self._keeper.desk(engine)
+        if desk is None:
+            return 0
+        chars = sum(len(message.content) for message in messages)
+        known, behind = (chain.tokens, chain.chars) if chain is not None else (0, 0)
+        return known + desk.costs.tokens(max(0, chars - behind))
+
     def paused(self, engine: Engine) -> tuple[PausedChain, ...]:
         """The chains under lease in an engine."""
         desk = self._keeper.desks.get(engine)
@@ -301,6 +310,7 @@ class Retention:
         if coming is None:
             self._keeper.finish(chain, Outcome.FINAL)
             self._discard(chain)
+            self._keeper.tell_kept(chain)
             return
         chain.useful = max(1, min(chain.tokens, math.ceil(coming.share * chain.tokens)))
         chain.situation = self._situation(program, chain, coming)

@@ -132,7 +132,7 @@ class Answered:
             return await generation.aside(engine, program_id)
         finally:
             if gate is not None:
-                gate.leave()
+                gate.leave(program_id)
 
 
 def caller(program: Program) -> Caller:

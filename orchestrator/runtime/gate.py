@@ -1,17 +1,58 @@
 """Holds calls back from an engine that has as many as it should, and lets them go in the policy's order.
 
 An engine's own queue is bounded, and it knows nothing of what it has not been given: a wide program must neither
-overflow it nor be served in the order of its arrival.
+overflow it nor be served in the order of its arrival. Where programs are held, newcomers wait here for memory too.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import Protocol
 
 from engine.protocol import PriorityKey
-from orchestrator.scheduling import Changes
+from orchestrator.scheduling import Changes, Hold
+
+
+class Parked(Protocol):
+    """A paused program that could give up its memory."""
+
+    @property
+    def program(self) -> str: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+
+class Parking(Protocol):
+    """What is kept for paused programs in the gate's engine, and the power to give it up."""
+
+    def victims(self, tokens: int) -> Iterable[Parked]:
+        """Whom to take so many tokens of the device from, best first."""
+        ...
+
+    def park(self, program: str) -> None:
+        """Give up what is kept: to the host if that has room, else for good."""
+        ...
+
+    def host_room(self) -> int:
+        """Tokens that fit in the host tier beside what is kept there."""
+        ...
+
+
+class NoParking:
+    """Nothing is kept for anybody."""
+
+    def victims(self, tokens: int) -> Iterable[Parked]:
+        return ()
+
+    def park(self, program: str) -> None:
+        return
+
+    def host_room(self) -> int:
+        return 0
 
 
 @dataclass(slots=True, order=True)
@@ -21,69 +62,174 @@ class _Held:
     key: PriorityKey
     number: int
     program: str = field(compare=False)
+    tokens: int = field(compare=False)
     turn: asyncio.Future[None] = field(compare=False)
     stale: bool = field(default=False, compare=False)
+
+
+class _Queue:
+    """Held calls by key, then by arrival; those of a program can be found and changed."""
+
+    def __init__(self) -> None:
+        self._heap: list[_Held] = []
+        self._programs: dict[str, dict[int, _Held]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def head(self) -> _Held | None:
+        """The first in order."""
+        while self._heap and self._heap[0].stale:
+            heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def add(self, held: _Held) -> None:
+        heappush(self._heap, held)
+        self._programs.setdefault(held.program, {})[held.number] = held
+        self._count += 1
+
+    def remove(self, held: _Held) -> bool:
+        """Take it out of the books; the heap forgets it when it comes up. False if it is not here."""
+        of_program = self._programs.get(held.program, {})
+        current = of_program.pop(held.number, None)
+        if current is None:
+            return False
+        current.stale = True
+        self._count -= 1
+        if not of_program:
+            del self._programs[held.program]
+        return True
+
+    def take(self, program: str) -> list[_Held]:
+        """Take out all calls of a program."""
+        taken = [*self._programs.get(program, {}).values()]
+        for held in taken:
+            self.remove(held)
+        return taken
+
+    def rekey(self, program: str, key: PriorityKey) -> None:
+        for held in self.take(program):
+            self.add(_Held(key, held.number, program, held.tokens, held.turn))
 
 
 class Gate:
     """At most `room` calls inside; the others wait by key, then by arrival.
 
-    Invariant: nobody waits while there is room. `_free` + calls inside = `room`.
+    With a hold, calls of programs that are not inside wait for memory as well. While nobody inside is at work, paused
+    programs are parked until the first of those outside fits; earlier only where the host has room for what they keep.
+    Invariants: nobody who may enter waits while there is room, and nobody waits at all while no call is inside.
     """
 
-    def __init__(self, room: int) -> None:
-        self._free = room
-        self._heap: list[_Held] = []
-        self._held: dict[str, dict[int, _Held]] = {}  # by program
+    def __init__(self, room: int, hold: Hold | None = None, parking: Parking | None = None) -> None:
+        self.room = room
+        self.hold = hold or Hold()
+        self._parking: Parking = parking or NoParking()
+        self._calls = 0
+        self._inside = _Queue()
+        self._outside = _Queue()
         self._arrivals = 0
+        self._letting_go = False
 
     @property
     def held(self) -> int:
         """How many calls wait."""
-        return sum(map(len, self._held.values()))
+        return len(self._inside) + len(self._outside)
 
-    async def enter(self, program: str, key: PriorityKey) -> None:
-        """Return when the call may go to the engine. `leave` must follow, unless this is cancelled."""
-        if self._free:
-            self._free -= 1
-            return
+    @property
+    def calls(self) -> int:
+        """How many calls are inside."""
+        return self._calls
+
+    async def enter(self, program: str, key: PriorityKey, tokens: int = 0) -> None:
+        """Return when the call may go to the engine, where it needs `tokens` of private KV.
+
+        `leave` must follow, unless this is cancelled.
+        """
         self._arrivals += 1
-        held = _Held(key, self._arrivals, program, asyncio.get_running_loop().create_future())
-        self._add(held)
+        held = _Held(key, self._arrivals, program, tokens, asyncio.get_running_loop().create_future())
+        (self._inside if self.hold.is_inside(program) else self._outside).add(held)
+        self.let_go()
+        if held.turn.done():
+            return
         try:
             await held.turn
         except asyncio.CancelledError:
             if held.turn.done() and not held.turn.cancelled():
-                self.leave()  # its turn had come already: the next one takes it
-            else:
-                self._remove(held)
+                self.leave(program, tokens)  # its turn had come already: the next one takes it
+            elif not self._inside.remove(held):
+                self._outside.remove(held)
             raise
 
-    def leave(self) -> None:
-        """A call has left the engine: the first one that waits takes its place."""
-        while self._heap:
-            first = heappop(self._heap)
-            if not first.stale:
-                self._remove(first)
-                first.turn.set_result(None)
-                return
-        self._free += 1
+    def leave(self, program: str, tokens: int = 0, left: int = 0) -> None:
+        """The call of `enter(program, ..., tokens)` has left the engine; `left` tokens of KV stay for its program."""
+        self._calls -= 1
+        self.hold.ended(program, tokens, left)
+        self._sort(program)
+        self.let_go()
+
+    def kept(self, program: str, tokens: int) -> None:
+        """So much is kept for a program that waits for functions or its client; 0: nothing any more."""
+        self.hold.kept(program, tokens)
+        self._sort(program)
+        self.let_go()
 
     def reprioritize(self, changes: Changes) -> None:
         """New keys for the calls of some programs."""
         for program, key in changes.items():
-            for held in [*self._held.get(program, {}).values()]:
-                self._remove(held)
-                self._add(_Held(key, held.number, program, held.turn))
+            self._inside.rekey(program, key)
+            self._outside.rekey(program, key)
 
-    def _add(self, held: _Held) -> None:
-        heappush(self._heap, held)
-        self._held.setdefault(held.program, {})[held.number] = held
+    def let_go(self) -> None:
+        """Let everybody go who may: by key among those inside, and the first outside if it fits."""
+        if self._letting_go:  # parking tells of memory that came free while we look for some
+            return
+        self._letting_go = True
+        try:
+            while self._calls < self.room:
+                inner, outer = self._inside.head(), self._outside.head()
+                if outer is not None and (inner is None or outer < inner) and self._make_room(outer.tokens):
+                    self._begin(outer, self._outside)
+                elif inner is not None:
+                    self._begin(inner, self._inside)
+                else:
+                    break
+        finally:
+            self._letting_go = False
 
-    def _remove(self, held: _Held) -> None:
-        """Take it out of the books; the heap forgets it when it comes up."""
-        of_program = self._held.get(held.program, {})
-        current = of_program.pop(held.number, held)
-        current.stale = held.stale = True
-        if not of_program:
-            self._held.pop(held.program, None)
+    def _begin(self, held: _Held, queue: _Queue) -> None:
+        queue.remove(held)
+        self._calls += 1
+        self.hold.began(held.program, held.tokens)
+        self._sort(held.program)
+        if self.hold.excess:  # those inside have outgrown the memory: the engine would break leases at random
+            self._park(self.hold.excess)
+        held.turn.set_result(None)
+
+    def _sort(self, program: str) -> None:
+        """Calls of a program wait where it is: inside or outside."""
+        here, there = (self._inside, self._outside) if self.hold.is_inside(program) else (self._outside, self._inside)
+        for held in there.take(program):
+            here.add(_Held(held.key, held.number, program, held.tokens, held.turn))
+
+    def _make_room(self, tokens: int) -> bool:
+        """Whether a newcomer fits, once those that can be parked at little cost are."""
+        short = self.hold.shortage(tokens)
+        if not short:
+            return True
+        if self.hold.at_work:
+            room = self._parking.host_room()
+            if room:
+                self._park(short, host_room=room)
+            return not self.hold.shortage(tokens)
+        self._park(short)
+        return True  # an idle engine takes whoever is first
+
+    def _park(self, short: int, host_room: int | None = None) -> None:
+        """Park paused programs until `short` tokens are free; with `host_room` only as many as fit there."""
+        for victim in list(self._parking.victims(short)):
+            if host_room is not None:
+                if victim.tokens > host_room:
+                    return
+                host_room -= victim.tokens
+            self._parking.park(victim.program)

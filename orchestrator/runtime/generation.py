@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from dag.values import PathError, render
 from engine.protocol import (
     ChatMessage,
+    CountsTokens,
     Engine,
     EngineError,
     EngineLost,
@@ -27,8 +28,9 @@ from engine.protocol import (
 )
 from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
 from orchestrator.caching.examples import with_examples
-from orchestrator.retention import Visit, request_id
+from orchestrator.retention import Chain, Visit, request_id
 from orchestrator.runtime.calls import CallRun
+from orchestrator.runtime.gate import Gate
 from orchestrator.runtime.planning import PlanStream
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
@@ -58,6 +60,7 @@ class Generation:
         self._visit: Visit | None = None
         self._usage: Usage | None = None
         self._finish: FinishReason | None = None
+        self._succeeded = False
         self._plan = PlanStream(services, program, run, call, call.plan) if call.plan is not None else None
 
     async def generate(self) -> tuple[JsonValue, bytes]:
@@ -73,18 +76,43 @@ class Generation:
             self._waits = services.cache.waits()
             if gate is None:
                 return await self._traced(engine, messages, expected, key)
-            await gate.enter(program.id, key)
+            tokens = self._private_tokens(engine, gate, messages, chain, expected)
+            await gate.enter(program.id, key, tokens)
             try:
                 await services.engines.serving(call.model)  # what it can do is known once it has started
                 attempt = program.attempt(self._run)
                 self._visit = services.retention.visit(program, call, engine, attempt, messages, chain)
                 return await self._traced(engine, messages, expected, key)
             finally:
-                gate.leave()
+                gate.leave(program.id, tokens, self._left(gate, chain))
         except EngineError as error:
             raise _failure(error) from error
         finally:
             services.cache.served(self._waits)
+
+    def _private_tokens(
+        self, engine: Engine, gate: Gate, messages: tuple[ChatMessage, ...], chain: Chain | None, expected_tokens: int
+    ) -> int:
+        """Tokens of KV that the call will need for itself; 0 where nobody is held for memory."""
+        if not gate.hold.capacity:
+            return 0
+        services, call = self._services, self._call
+        if isinstance(engine, CountsTokens):
+            prompt = engine.count_tokens(messages)
+        else:
+            prompt = services.retention.prompt_tokens(engine, messages, chain)
+        shared = chain.shared if chain is not None else services.footprints.shared(self._program.workflow, call)
+        return max(0, prompt - shared) + expected_tokens
+
+    def _left(self, gate: Gate, chain: Chain | None) -> int:
+        """Private tokens of KV that the call has left in the engine, until it is decided what is kept of them."""
+        usage = self._usage
+        if not gate.hold.capacity or usage is None or not self._succeeded:
+            return 0
+        if chain is None:
+            self._services.footprints.learn(self._program.workflow, self._call, usage.cached_tokens)
+        shared = chain.shared if chain is not None else usage.cached_tokens
+        return max(0, usage.prompt_tokens - shared) + usage.output_tokens
 
     def made(self, value: JsonValue) -> Generated:
         """What the engine made, once `generate` has ended well."""
@@ -126,6 +154,7 @@ class Generation:
             if self._visit is not None:
                 self._visit.ended(self._usage, sum(map(len, self._pieces)))
             error_type = None
+            self._succeeded = True
             return value
         except CallFailure as failure:
             error_type = failure.type

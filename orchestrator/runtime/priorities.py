@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from engine.protocol import EngineError, PriorityKey, PrioritySupport
+from engine.protocol import Engine, EngineError, PriorityKey, PrioritySupport
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
+from orchestrator.retention import Retention
 from orchestrator.runtime.gate import Gate
-from orchestrator.scheduling import Changes, EndedCall, Policy, ProgramArrival, ReadyCall
+from orchestrator.runtime.parking import KeptChains
+from orchestrator.scheduling import Changes, EndedCall, Hold, Policy, ProgramArrival, ReadyCall
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +34,32 @@ class Priorities:
         self._clock = clock
         self._pending: dict[str, PriorityKey] = {}
         self._pusher: asyncio.Task[None] | None = None
+        self._retention: Retention | None = None
+
+    def attach(self, retention: Retention) -> None:
+        """Let the gates hear what is kept for paused programs, and park them. Once, before the first call."""
+        self._retention = retention
+        retention.tell(self._kept)
 
     @property
     def policy(self) -> str:
         """Name of the policy."""
         return self._policy.name
 
-    def gate(self, engine: str) -> Gate:
+    def gate(self, engine: Engine) -> Gate:
         """The gate of one of the server's engines."""
-        gate = self._gates.get(engine)
+        gate = self._gates.get(engine.name)
         if gate is None:
-            gate = self._gates[engine] = Gate(self._engine_calls)
+            parking = KeptChains(self._retention, engine) if self._retention is not None else None
+            gate = self._gates[engine.name] = Gate(self._engine_calls, Hold(), parking)
+        if self._policy.holds:
+            gate.hold.resize(engine.capabilities.kv_tokens)  # known once the engine has started
         return gate
+
+    def _kept(self, engine: Engine, program: str, tokens: int) -> None:
+        gate = self._gates.get(engine.name)
+        if gate is not None:
+            gate.kept(program, tokens)
 
     def held(self) -> dict[str, int]:
         """How many calls wait at the gate of each engine."""
@@ -63,6 +79,8 @@ class Priorities:
 
     def program_ended(self, program: str) -> None:
         self._pending.pop(program, None)
+        for gate in self._gates.values():
+            gate.kept(program, 0)
         self._push(self._policy.program_ended(program, self._clock.now()))
 
     def _push(self, changes: Changes) -> None:

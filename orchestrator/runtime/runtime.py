@@ -115,6 +115,7 @@ class Runtime:
             retention=Retention(clock, rule=retention, specs=tools.spec),
             cache=cache or NoCallCache(),
         )
+        self._services.priorities.attach(self._services.retention)
         self._execution = Execution(self._services)
         self._ids = ProgramIds(rng)
         self._shelf = Shelf(limits)
@@ -479,7 +480,9 @@ class Runtime:
     def _adopt(self, program: Program) -> None:
         """The program lives from now on."""
         self._shelf.put(program)
-        arrival = ProgramArrival(program.id, program.tenant, program.workflow, program.objective, program.graph)
+        arrival = ProgramArrival(
+            program.id, program.tenant, program.workflow, program.objective, program.graph, program.open
+        )
         self._services.priorities.program_arrived(arrival)
 
     def _make(self, accepted: Accepted, submission: ProgramSubmission, trace: ProgramTrace, host: Host) -> Program:

@@ -14,7 +14,7 @@ from orchestrator.retention import Retention
 from orchestrator.runtime.gate import Gate
 from orchestrator.runtime.occupancy import Occupancy
 from orchestrator.runtime.priorities import Priorities
-from orchestrator.scheduling import StageStatistics
+from orchestrator.scheduling import Footprints, StageStatistics
 from orchestrator.telemetry import Metrics
 from orchestrator.tools import Toolbox, WorkerEngine, WorkerPool
 
@@ -34,6 +34,7 @@ class Services:
     metrics: Metrics
     retention: Retention
     occupancy: Occupancy = field(default_factory=Occupancy)
+    footprints: Footprints = field(default_factory=Footprints)
     cache: CallCache = field(default_factory=NoCallCache)
 
     def place(self, model: str | None, *, tenant: str, toolset: str | None) -> tuple[Engine, Gate | None]:
@@ -44,7 +45,7 @@ class Services:
         """
         if model is None or (model in self.engines.models() and not self.workers.hosts(tenant, toolset, model)):
             engine = self.engines.for_model(model)
-            return engine, self.priorities.gate(engine.name)
+            return engine, self.priorities.gate(engine)
         return WorkerEngine(self.workers, clock=self.clock, tenant=tenant, toolset=toolset or "", model=model), None
 
     def serves(self, model: str | None, *, tenant: str, toolset: str | None) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator.scheduling.footprints import Footprints
+from orchestrator.scheduling.hold import Hold
+from orchestrator.scheduling.learned import Learned
 from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, Policy, ProgramArrival, ReadyCall
 from orchestrator.scheduling.registry import POLICIES, UnknownPolicy, make_policy
 from orchestrator.scheduling.statistics import StageStatistics, stage_of
@@ -11,6 +14,9 @@ __all__ = [
     "POLICIES",
     "Changes",
     "EndedCall",
+    "Footprints",
+    "Hold",
+    "Learned",
     "Policy",
     "ProgramArrival",
     "ReadyCall",

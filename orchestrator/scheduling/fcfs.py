@@ -9,6 +9,8 @@ from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, Progr
 class _StaticPolicy:
     """A policy whose keys never change once given."""
 
+    holds = False
+
     def tokens_made(self, program: str, call: str, tokens: int, now: float) -> Changes:
         return NO_CHANGES
 

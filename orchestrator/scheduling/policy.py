@@ -23,18 +23,23 @@ NO_CHANGES: Changes = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class ProgramArrival:
-    """A program that was accepted. `graph` is its live graph, for policies that look ahead; they never change it."""
+    """A program that was accepted. `graph` is its live graph, for policies that look ahead; they never change it.
+
+    `open`: its client may add calls that nobody knows of yet.
+    """
 
     program: str
     tenant: str
     workflow: str
     objective: Objective
     graph: ProgramGraph
+    open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyCall:
     """A call whose inputs are all there. `expected_tokens`: of output, learned from the stage; 0 = unknown.
+    `prompt_tokens`: of its prompt; 0 = unknown.
 
     It is told again, with the next `attempt`, when the call is tried again.
     """
@@ -43,6 +48,7 @@ class ReadyCall:
     call: Call
     attempt: int
     expected_tokens: int
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,11 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def holds(self) -> bool:
+        """Whether programs are held outside while the KV of those inside fills the memory (`Hold`)."""
+        ...
 
     def program_arrived(self, program: ProgramArrival, now: float) -> Changes: ...
 

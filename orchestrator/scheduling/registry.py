@@ -6,9 +6,20 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from orchestrator.scheduling.fcfs import Fcfs, ProgramFcfs
+from orchestrator.scheduling.plas import Plas
 from orchestrator.scheduling.policy import Policy
+from orchestrator.scheduling.tenuto import Tenuto
+from orchestrator.scheduling.urgency import Urgency
 
-POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType({Fcfs.name: Fcfs, ProgramFcfs.name: ProgramFcfs})
+POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
+    {
+        Fcfs.name: Fcfs,
+        ProgramFcfs.name: ProgramFcfs,
+        Plas.name: Plas,
+        Urgency.name: Urgency,
+        Tenuto.name: Tenuto,
+    }
+)
 
 
 class UnknownPolicy(ValueError):

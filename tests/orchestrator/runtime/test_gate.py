@@ -41,8 +41,7 @@ def test_the_gate_is_a_priority_queue_with_bounded_room(ops: list[tuple[str, int
                 else:
                     waiting.append(((float(key),), number, name))
             elif what == "leave" and inside:
-                gate.leave()
-                inside.pop()
+                gate.leave(f"p{ops[inside.pop()][1]}")
                 if waiting:
                     first = min(waiting)
                     waiting.remove(first)
@@ -69,7 +68,7 @@ async def test_a_turn_that_came_to_one_who_is_leaving_goes_to_the_next() -> None
     await gate.enter("p", (0.0,))
     first, second = (asyncio.create_task(gate.enter("p", (float(n),))) for n in range(2))
     await asyncio.sleep(0)
-    gate.leave()
+    gate.leave("p")
     first.cancel()  # in the same step in which its turn came
     await asyncio.sleep(1)
     assert second.done() and gate.held == 0
@@ -83,7 +82,7 @@ async def test_one_who_leaves_after_a_change_of_its_key_is_forgotten_too() -> No
     gate.reprioritize({"a": (0.5,)})
     first.cancel()
     await asyncio.sleep(0)
-    gate.leave()
+    gate.leave("p")
     await asyncio.sleep(0)
     assert second.done() and gate.held == 0
 

@@ -14,6 +14,7 @@ class Recorder:
     """A policy that writes down what it is told, and changes its mind with every token."""
 
     name = "recorder"
+    holds = False
 
     def __init__(self) -> None:
         self.told: list[tuple[str, ...]] = []

@@ -67,5 +67,5 @@ def test_every_policy_is_a_function_of_its_events_and_forgets_ended_programs(nam
 
 
 def test_an_unknown_policy_lists_the_names_there_are() -> None:
-    with pytest.raises(UnknownPolicy, match="fcfs, program_fcfs"):
+    with pytest.raises(UnknownPolicy, match="fcfs, plas, program_fcfs, tenuto, urgency"):
         make_policy("best")

@@ -1,0 +1,30 @@
+"""What the gate of an engine may take from paused programs: the way from the hold to the leases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.protocol import Engine
+from kv_ttl.ledger import Tier
+from orchestrator.retention import PausedChain, Retention
+
+
+class KeptChains:
+    """`gate.Parking` over the chains that are kept in one engine."""
+
+    def __init__(self, retention: Retention, engine: Engine) -> None:
+        self._retention = retention
+        self._engine = engine
+
+    def victims(self, tokens: int) -> Iterable[PausedChain]:
+        """Chains to give up, in the order of the ledger."""
+        return self._retention.victims(self._engine, tokens)
+
+    def park(self, program: str) -> None:
+        """Move what is kept for the program to the host, else end its lease."""
+        self._retention.park(self._engine, program)
+
+    def host_room(self) -> int:
+        """Tokens of the host tier that are under no lease."""
+        size = self._engine.capabilities.host_kv_tokens
+        return size - self._retention.leased_tokens(self._engine, Tier.HOST) if size else 0

@@ -1,0 +1,199 @@
+"""The project's own order: programs by arrival, handicapped by what is expected to be left of them.
+
+Owns the handicap and its bound. Pure: events in, keys out.
+
+A program's key is its *due time*: `arrival + WINDOW_S * r / (r + HALF_S)`, r being the engine seconds that its rest is
+expected to take. That lies between its arrival and WINDOW_S later, which is the stated bound: **no call is overtaken by
+a call of a program that arrived more than WINDOW_S after its own**. Inside the window the order is that of the shortest
+remaining work. A deadline that can still be met makes a program due at its latest start, if that is earlier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from dag.graph import ProgramGraph
+from dag.paths import remaining
+from engine.protocol import PriorityKey
+from orchestrator.scheduling.learned import Learned
+from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, ProgramArrival, ReadyCall
+from orchestrator.scheduling.statistics import stage_of
+from tenuto.wire import Call, FunctionCall, Objective
+
+WINDOW_S = 7200.0
+"""No program is overtaken by one that arrived this much later."""
+HALF_S = 240.0
+"""Expected engine seconds at which a program's handicap is half the window."""
+_WIDTH = 8.0
+"""Calls of one program that an engine is taken to work on at once: work of wide programs is divided by it."""
+_CALL_S = 2.0
+"""Engine seconds of a call of which nothing is known."""
+_FIRST_STEP = 64
+"""Output tokens after which a running call is looked at again; then at every doubling."""
+
+
+@dataclass(slots=True)
+class _Active:
+    """A call that is ready or runs: its seconds on the longest way to the end, itself included, and its own."""
+
+    rest_s: float
+    own_s: float
+    tokens: int = 0
+    look_at: int = _FIRST_STEP
+
+
+@dataclass(slots=True)
+class _Program:
+    """What the policy knows of a live program. `rest` and `work_s` are as of the graph's first `known` calls."""
+
+    arrival_s: float
+    workflow: str
+    objective: Objective
+    graph: ProgramGraph
+    open: bool
+    known: int = 0
+    rest: dict[str, float] = field(default_factory=dict)
+    own: dict[str, float] = field(default_factory=dict)
+    work_s: float = 0.0
+    served_s: float = 0.0
+    active: dict[str, _Active] = field(default_factory=dict)
+    longest: list[tuple[float, str]] = field(default_factory=list)  # max-heap of active calls' rests, lazily cleaned
+    key: PriorityKey = (0.0,)
+
+
+class Tenuto:
+    """Shortest expected rest first, within a window of arrival times. The default policy.
+
+    What is left of a program: of its declared graph the longest way, or its work if that is wide, in seconds learned
+    by workflow and stage; of an open program, whose future nobody declared, at least what programs that came as far
+    still needed. Siblings share their program's key. O(log calls) an event; an extension costs its size.
+    """
+
+    name = "tenuto"
+    holds = True
+
+    def __init__(self, window_s: float = WINDOW_S, half_s: float = HALF_S) -> None:
+        self._window_s = window_s
+        self._half_s = half_s
+        self._programs: dict[str, _Program] = {}
+        self._arrivals = 0
+        self._calls = Learned(prior=_CALL_S)
+        self._tokens = Learned(prior=64.0)
+        self._lives = Learned(prior=0.0)
+
+    def program_arrived(self, program: ProgramArrival, now: float) -> Changes:
+        self._programs[program.program] = _Program(
+            now, program.workflow, program.objective, program.graph, program.open
+        )
+        return NO_CHANGES
+
+    def call_ready(self, call: ReadyCall, now: float) -> PriorityKey:
+        program = self._programs[call.program]
+        self._plan(program)
+        name = call.call.id
+        rest_s = program.rest.get(name, 0.0)
+        program.active[name] = _Active(rest_s, program.own.get(name, 0.0))
+        heappush(program.longest, (-rest_s, name))
+        return self._rekey(program, now)
+
+    def tokens_made(self, program: str, call: str, tokens: int, now: float) -> Changes:
+        """A call that outlives its expectation moves its program back, at most once for each doubling of tokens."""
+        known = self._programs.get(program)
+        active = known.active.get(call) if known is not None else None
+        if known is None or active is None:
+            return NO_CHANGES
+        active.tokens += tokens
+        if active.tokens < active.look_at:
+            return NO_CHANGES
+        active.look_at = 2 * active.tokens
+        stage = stage_of(known.graph.calls[call])
+        expected = max(1.0, self._tokens.mean(known.workflow, stage))
+        left = self._tokens.residual(known.workflow, float(active.tokens), stage)
+        later_s = max(0.0, active.own_s * left / expected)
+        after_s = active.rest_s - active.own_s
+        active.rest_s = later_s + after_s
+        known.work_s += later_s - known.own.get(call, 0.0)
+        known.own[call] = later_s
+        heappush(known.longest, (-active.rest_s, call))
+        return self._changed(program, known, now)
+
+    def call_ended(self, call: EndedCall, now: float) -> Changes:
+        program = self._programs.get(call.program)
+        if program is None:
+            return NO_CHANGES
+        name = call.call.id
+        program.active.pop(name, None)
+        program.work_s -= program.own.pop(name, 0.0)
+        program.rest.pop(name, None)
+        if not isinstance(call.call, FunctionCall):
+            program.served_s += call.seconds
+        if call.succeeded:
+            self._calls.learn(program.workflow, call.seconds, stage_of(call.call))
+            if call.usage is not None:
+                self._tokens.learn(program.workflow, float(call.usage.output_tokens), stage_of(call.call))
+        return self._changed(call.program, program, now) if program.active else NO_CHANGES
+
+    def program_ended(self, program: str, now: float) -> Changes:
+        known = self._programs.pop(program, None)
+        if known is not None and known.served_s > 0:
+            self._lives.learn(known.workflow, known.served_s)
+        return NO_CHANGES
+
+    def due_s(self, program: str) -> float:
+        """A live program's place in the order: the time that its key stands for."""
+        return self._programs[program].key[0]
+
+    # -- what is left ---------------------------------------------------------------------------
+
+    def _plan(self, program: _Program) -> None:
+        """Take in what was declared since the last time: the longest way from each unfinished call to the end."""
+        if len(program.graph.calls) == program.known:
+            return
+        program.known = len(program.graph.calls)
+        counted = program.objective.kind == "deadline"  # waits for tools count only where a time of day does
+        program.own = {
+            name: self._seconds(program, call, counted) for name, call in program.graph.unfinished_calls.items()
+        }
+        program.rest = remaining(program.graph, lambda call: program.own.get(call.id, 0.0))
+        program.work_s = sum(program.own.values())
+
+    def _seconds(self, program: _Program, call: Call, counted: bool) -> float:
+        if isinstance(call, FunctionCall) and not counted:
+            return 0.0
+        return self._calls.mean(program.workflow, stage_of(call), call.expected_s)
+
+    def _rest_s(self, program: _Program) -> float:
+        """Engine seconds that the program still needs, as far as anyone can tell."""
+        longest = program.longest
+        while longest and ((active := program.active.get(longest[0][1])) is None or active.rest_s != -longest[0][0]):
+            heappop(longest)
+        way_s = -longest[0][0] if longest else 0.0
+        declared_s = max(way_s, program.work_s / _WIDTH)
+        if not program.open:
+            return declared_s
+        return max(declared_s, self._lives.residual(program.workflow, program.served_s))
+
+    # -- keys -----------------------------------------------------------------------------------
+
+    def _rekey(self, program: _Program, now: float) -> PriorityKey:
+        rest_s = self._rest_s(program)
+        handicap = rest_s / (rest_s + self._half_s) if rest_s > 0 else 0.0
+        if program.objective.kind == "throughput":
+            handicap = 1.0
+        due_s = program.arrival_s + self._window_s * handicap
+        if program.objective.deadline_s is not None:
+            latest_s = program.arrival_s + program.objective.deadline_s - rest_s
+            if latest_s >= now:  # one that is lost already takes its turn like any other
+                due_s = min(due_s, latest_s)
+        program.key = (due_s, program.arrival_s)
+        return program.key
+
+    def _changed(self, name: str, program: _Program, now: float) -> Changes:
+        before = program.key
+        key = self._rekey(program, now)
+        # A step of the order that nobody would notice is not worth a message.
+        if abs(key[0] - before[0]) < 0.01 * (before[0] - program.arrival_s):
+            program.key = before
+            return NO_CHANGES
+        return {name: key}
