@@ -21,8 +21,9 @@ BLOCK_TOKENS = 16
 class EngineConfig:
     """How one engine runs. Sizes are in tokens, blocks of `BLOCK_TOKENS` tokens, bytes and seconds.
 
-    `kv_blocks` 0 derives the pool from `kv_bytes`; `threads` 0 chooses by model size; `dtype` "auto" is float32 on CPU
-    and the model's own elsewhere; `context_tokens` 0 is the model's own context.
+    `kv_blocks` 0 derives the pool from `kv_bytes`, `host_blocks` 0 the host tier from `host_bytes` (0: no such tier);
+    `threads` 0 chooses by model size; `dtype` "auto" is float32 on CPU and the model's own elsewhere; `context_tokens`
+    0 is the model's own context.
     """
 
     model: str
@@ -36,6 +37,8 @@ class EngineConfig:
     queue_limit: int = 4096
     kv_blocks: int = 0
     kv_bytes: int = 256 * 1024 * 1024
+    host_blocks: int = 0
+    host_bytes: int = 0
     lease_share: float = 0.5
     max_lease_ttl_s: float = 600.0
 
@@ -48,7 +51,8 @@ class EngineConfig:
             raise ValueError(f"token_budget must be at least max_running + {BLOCK_TOKENS}: decodes come first")
         if not 0.0 <= self.lease_share <= 1.0:
             raise ValueError("lease_share is a share of the pool: 0 to 1")
-        if min(self.queue_limit, self.kv_blocks, self.kv_bytes, self.threads, self.context_tokens) < 0:
+        sizes = (self.queue_limit, self.kv_blocks, self.kv_bytes, self.threads, self.context_tokens)
+        if min(*sizes, self.host_blocks, self.host_bytes) < 0:
             raise ValueError("sizes are not negative")
 
 

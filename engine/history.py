@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from engine.config import BLOCK_TOKENS
+from engine.kv.cache import Path
+from engine.kv.prefix import Digest
 
 _DROPPED = 8
 """How many ids at the end of an output may lie beyond its text: those that completed a stop string."""
@@ -26,8 +30,8 @@ class Codec(Protocol):
 class Chain:
     """The ids of an ended request: `prompt_tokens` of prompt and the output. The KV of the first `computed` was made.
 
-    `text` is the rendered prompt, "" if it came as ids. `hashes` name the full blocks. `tail`: digest of the partial
-    last block of what was computed, None if there is none.
+    `text` is the rendered prompt, "" if it came as ids. `hashes` name the full blocks, `tail` the partial last one of
+    what was computed, if there is one; `path` is where the full ones lay.
     """
 
     request: str
@@ -35,12 +39,24 @@ class Chain:
     tokens: list[int]
     prompt_tokens: int
     computed: int
-    hashes: list[bytes]
+    hashes: list[Any]
     text: str = ""
-    tail: bytes | None = None
+    tail: Digest | None = None
+    path: Path | None = None
 
-    def extended(self, codec: Codec, text: str) -> list[int] | None:
-        """Ids of a rendered prompt that begins with this chain: its own ids, then those of what is new.
+    def digests(self) -> list[Digest]:
+        """The names of all blocks that were computed."""
+        return self.hashes[: self.computed // BLOCK_TOKENS] + ([] if self.tail is None else [self.tail])
+
+    def common(self, prompt: list[int]) -> int:
+        """How many of this chain's tokens `prompt` begins with: all, those of its prompt, or none."""
+        for count in (len(self.tokens), self.prompt_tokens):
+            if prompt[:count] == self.tokens[:count]:
+                return count
+        return 0
+
+    def extended(self, codec: Codec, text: str) -> tuple[list[int], int] | None:
+        """Ids of a rendered prompt that begins with this chain, and how many of them are its own.
 
         Ids at the output's end that the prompt does not spell (the rest of a stop string) are left out; an output
         that it spells differently is tokenized again, its prompt is not. None if the prompt begins differently.
@@ -51,8 +67,9 @@ class Chain:
         for kept in range(len(output), max(len(output) - _DROPPED, 0), -1):
             known = self.text + codec.spell(output[:kept])
             if text.startswith(known):
-                return self.tokens[: self.prompt_tokens + kept] + codec.encode(text[len(known) :])
-        return self.tokens[: self.prompt_tokens] + codec.encode(text[len(self.text) :])
+                count = self.prompt_tokens + kept
+                return self.tokens[:count] + codec.encode(text[len(known) :]), count
+        return self.tokens[: self.prompt_tokens] + codec.encode(text[len(self.text) :]), self.prompt_tokens
 
 
 class History:
@@ -79,7 +96,6 @@ class History:
             _, oldest = self._chains.popitem(last=False)
             self._tokens -= len(oldest.tokens)
 
-    def get(self, request: str, salt: str) -> Chain | None:
-        """The chain of an ended request of this salt; None if it is unknown or was let go of."""
-        chain = self._chains.get(request)
-        return chain if chain is not None and chain.salt == salt else None
+    def get(self, request: str) -> Chain | None:
+        """The chain of an ended request; None if it is unknown or was let go of."""
+        return self._chains.get(request)

@@ -1,4 +1,4 @@
-"""From a request to what the step loop can queue: checks, ids, compiled grammar. Touches no KV, so any thread may do it.
+"""From a request to what the step loop can queue: checks, ids, compiled grammar. Touches no KV: any thread may do it.
 
 Everything slow that a request asks for, tokenizing and compiling, happens here and never between two steps.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from engine.config import BLOCK_TOKENS
 from engine.history import Chain, History
+from engine.kv.cache import Path
+from engine.kv.prefix import Digest, extend_chain
 from engine.protocol import (
     GenerateRequest,
     InvalidRequest,
@@ -25,17 +28,29 @@ if TYPE_CHECKING:
     from engine.text import TextCodec
 
 _MAX_OUTPUTS = 64
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+"""Between the seeds of one request's outputs: far apart, whatever seed the next request has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that can be queued: its prompt's ids, the rendered text, the chain it extends, one matcher an output."""
+    """A request that can be queued: its prompt's ids and rendered text, one matcher an output.
+
+    `hashes`, `tail` and `path` as in `Sequence`: what is known of the chain that it continues.
+    """
 
     request: GenerateRequest
     prompt: list[int]
     text: str
-    chain: Chain | None
     matchers: tuple[Matcher | None, ...]
+    hashes: list[Any]
+    tail: tuple[Digest, int] | None = None
+    path: Path | None = None
+
+    def sampling(self, index: int) -> SamplingParams:
+        """The parameters of output `index`: each draws with a seed of its own."""
+        sampling = self.request.sampling
+        return replace(sampling, seed=sampling.seed + index * _SEED_STRIDE) if index else sampling
 
 
 class Intake:
@@ -50,18 +65,24 @@ class Intake:
         check_sampling(request.sampling)
         check_key(request.key)
         check_request(request)
-        chain = self._history.get(request.continues, request.salt) if request.continues else None
+        chain = self._history.get(request.continues) if request.continues else None
+        if chain is not None and chain.salt != request.salt:
+            chain = None
         text = self._rendered(request)
-        prompt = self._prompt(request, text, chain)
-        if chain is not None and prompt[: len(chain.tokens)] != chain.tokens:
-            chain = None if prompt[: chain.prompt_tokens] != chain.tokens[: chain.prompt_tokens] else chain
+        prompt, common = self._prompt(request, text, chain)
+        hashes, tail, path = [], None, None
+        if chain is not None:
+            hashes = chain.hashes[: common // BLOCK_TOKENS]
+            if common >= chain.computed:
+                tail = None if chain.tail is None else (chain.tail, chain.computed)
+                path = chain.path
+        extend_chain(hashes, prompt, request.salt)
         count = max(request.n, request.best_of)
-        if request.grammar is None:
-            return Prepared(request, prompt, text, chain, (None,) * count)
-        compiler = self._compiler()
-        return Prepared(
-            request, prompt, text, chain, tuple(compiler.matcher(request.grammar) for _ in range(count))
-        )
+        matchers: tuple[Matcher | None, ...] = (None,) * count
+        if request.grammar is not None:
+            compiler = self._compiler()
+            matchers = tuple(compiler.matcher(request.grammar) for _ in range(count))
+        return Prepared(request, prompt, text, matchers, hashes, tail, path)
 
     def _rendered(self, request: GenerateRequest) -> str:
         if bool(request.messages) == bool(request.prompt_ids):
@@ -74,23 +95,24 @@ class Intake:
             raise PromptTooLong(f"the prompt has {len(text)} characters, the context is {limit} tokens")
         return text
 
-    def _prompt(self, request: GenerateRequest, text: str, chain: Chain | None) -> list[int]:
+    def _prompt(self, request: GenerateRequest, text: str, chain: Chain | None) -> tuple[list[int], int]:
+        """The prompt's ids, and how many at its beginning are those of `chain`."""
         if request.messages:
-            prompt = chain.extended(self._codec, text) if chain is not None else None
-            if prompt is None:
-                prompt = self._codec.encode(text)
+            extended = chain.extended(self._codec, text) if chain is not None else None
+            prompt, common = extended or (self._codec.encode(text), 0)
             if not prompt:
                 raise InvalidRequest("the rendered prompt is empty")
         else:
             prompt = list(request.prompt_ids)
+            common = chain.common(prompt) if chain is not None else 0
         limit = self._info.context_tokens
         if len(prompt) + 1 > limit:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens, the context is {limit} with at least 1 of output"
             )
         if request.prompt_ids:
-            check_ids(prompt, self._info.vocab_size)
-        return prompt
+            check_ids(prompt[common:], self._info.vocab_size)
+        return prompt, common
 
     def _compiler(self) -> GrammarCompiler:
         """Built when the first grammar comes: large vocabularies take a second."""
@@ -101,8 +123,27 @@ class Intake:
         return self._grammars
 
 
+def check_request(request: GenerateRequest) -> None:
+    """Raise `InvalidRequest` for numbers of outputs, hold times and lengths that make no sense."""
+    rules = (
+        ("n", isinstance(request.n, int) and 1 <= request.n <= _MAX_OUTPUTS, f"1 to {_MAX_OUTPUTS}"),
+        (
+            "best_of",
+            request.best_of == 0 or (isinstance(request.best_of, int) and request.n <= request.best_of <= _MAX_OUTPUTS),
+            f"0 (off), or n to {_MAX_OUTPUTS}",
+        ),
+        ("hold_s", 0.0 <= request.hold_s < math.inf, "a number of seconds from 0"),
+        ("expected_tokens", isinstance(request.expected_tokens, int) and request.expected_tokens >= 0, "0 or more"),
+    )
+    for name, fits, wanted in rules:
+        if not fits:
+            raise InvalidRequest(f"{name} must be {wanted}, not {getattr(request, name)!r}")
+
+
 def check_ids(ids: Seq[int], vocab_size: int) -> None:
     """Raise `InvalidRequest` naming the first id that the model does not know."""
+    if set(map(type, ids)) <= {int} and min(ids, default=0) >= 0 and max(ids, default=0) < vocab_size:
+        return
     for token in ids:
         if not isinstance(token, int) or not 0 <= token < vocab_size:
             raise InvalidRequest(f"prompt id {token!r} is outside the vocabulary of {vocab_size}")

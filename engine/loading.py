@@ -42,17 +42,31 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     )
     if blocks < 1:
         raise ModelLoadError(f"kv_bytes {config.kv_bytes} holds no block of {token_bytes * BLOCK_TOKENS} bytes")
+    host_blocks = config.host_blocks or config.host_bytes // (token_bytes * BLOCK_TOKENS)
     context = min(context, blocks * BLOCK_TOKENS)
     try:
         ops = TorchOps(spec, weights.embedding, context)
         runner = ModelRunner(
-            Decoder(spec, weights, ops), blocks=blocks, max_running=config.max_running, context_tokens=context
+            Decoder(spec, weights, ops),
+            blocks=blocks,
+            max_running=config.max_running,
+            context_tokens=context,
+            host_blocks=host_blocks,
         )
-    except RuntimeError as error:
-        raise ModelLoadError(f"no memory for {blocks} KV blocks: {error}") from None
+    except (RuntimeError, MemoryError) as error:
+        raise ModelLoadError(f"no memory for {blocks} KV blocks and {host_blocks} on the host: {error}") from None
     info = ModelInfo(config.name or directory.resolve().name, context, spec.vocab_size, token_bytes)
     eos_ids = tuple(dict.fromkeys(spec.eos_ids + codec.eos_ids))
-    return LocalEngine(config, info, runner, codec, clock or SystemClock(), blocks=blocks, eos_ids=eos_ids)
+    return LocalEngine(
+        config,
+        info,
+        runner,
+        codec,
+        clock or SystemClock(),
+        blocks=blocks,
+        host_blocks=host_blocks,
+        eos_ids=eos_ids,
+    )
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from engine.clock import Clock
 from engine.config import BLOCK_TOKENS, EngineConfig
-from engine.kv.cache import BlockCache
+from engine.history import Chain, History
+from engine.intake import Intake, Prepared, check_key
+from engine.kv.cache import BlockCache, CopyKind
+from engine.kv.prefix import Digest, extend_chain
 from engine.protocol import (
     Capabilities,
     EngineError,
@@ -26,46 +31,72 @@ from engine.protocol import (
     ModelInfo,
     PriorityKey,
     PrioritySupport,
-    PromptTooLong,
     RetentionSupport,
-    SamplingParams,
     Tier,
     TokenChunk,
     Usage,
 )
-from engine.scheduler import Scheduler, Step
+from engine.scheduler import Result, Scheduler, Step
 from engine.sequence import Sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence as Seq
-
-    from engine.grammar import GrammarCompiler
     from engine.text import TextCodec, TextStream
 
 Delivery = tuple[str, TokenChunk | EngineError]
 """A request's id and what it gets: a chunk, or the error that ends it."""
 
 _MEMORY = 0.9
-"""Weight of the past in the running mean of prefill speed."""
+"""Weight of the past in running means: of prefill speed, and of output lengths."""
 
 
 class Runner(Protocol):
-    """What computes a step: a model on a device, or something that stands for it."""
+    """What computes a step: a model on a device, or something that stands for it.
 
-    def run(self, step: Step) -> list[int | EngineError]: ...
+    Runs and copies take effect in the order of the calls. `copy_s_per_block`: seconds to move one block between the
+    tiers, measured or known; 0 if neither.
+    """
 
-    def wipe(self, blocks: Seq[int]) -> None: ...
+    copy_s_per_block: float
+
+    def run(self, step: Step) -> Seq[Result]:
+        """Compute the step's positions; what each of `step.sampled` gets."""
+        ...
+
+    def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:
+        """Copy whole blocks: (source, target)."""
+        ...
+
+    def wipe(self, blocks: Seq[int]) -> None:
+        """Overwrite device blocks whose contents may be NaN."""
+        ...
+
+
+@dataclass(slots=True)
+class _Request:
+    """A live request: what was asked, when what happened (seconds on the clock), and its outputs that have not ended.
+
+    `ended` collects the outputs of which only the best will be told.
+    """
+
+    asked: GenerateRequest
+    text: str
+    arrived_s: float
+    calls: list[_Call] = field(default_factory=list)
+    started_s: float | None = None
+    ended: list[tuple[float, list[TokenChunk]]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Call:
-    """A live request: its sequence, the text so far, and when what happened (seconds on the clock)."""
+    """One output of a request: its sequence and its text so far. `chunks` wait until the best output is known."""
 
+    request: _Request
     sequence: Sequence
     text: TextStream
-    arrived_s: float
-    started_s: float | None = None
+    index: int = 0
     first_token_s: float | None = None
+    queued: bool = False
+    chunks: list[TokenChunk] = field(default_factory=list)
 
 
 class LocalEngine:
@@ -80,25 +111,33 @@ class LocalEngine:
         clock: Clock,
         *,
         blocks: int,
+        host_blocks: int = 0,
         eos_ids: tuple[int, ...] = (),
     ) -> None:
         self.model = info
+        copy_s = runner.copy_s_per_block
         self.capabilities = Capabilities(
             priority=PrioritySupport.MUTABLE,
             retention=RetentionSupport.HARD,
             max_lease_ttl_s=config.max_lease_ttl_s,
+            fork=True,
+            prefetch=host_blocks > 0,
             grammar=True,
             estimate=True,
             kv_tokens=blocks * BLOCK_TOKENS,
+            host_kv_tokens=host_blocks * BLOCK_TOKENS,
+            host_tokens_per_s=BLOCK_TOKENS / copy_s if copy_s and host_blocks else 0.0,
             max_running=config.max_running,
         )
         self._runner, self._codec, self._clock = runner, codec, clock
         self._eos_ids = frozenset(eos_ids)
-        self._grammars: GrammarCompiler | None = None
+        self._history = History()
+        self._intake = Intake(info, codec, self._history, self._eos_ids)
         self._cache = BlockCache(
             blocks,
             clock,
-            lease_blocks=int(blocks * config.lease_share),
+            host_blocks=host_blocks,
+            lease_share=config.lease_share,
             max_ttl_s=config.max_lease_ttl_s,
             block_bytes=info.kv_bytes_per_token * BLOCK_TOKENS,
         )
@@ -108,52 +147,125 @@ class LocalEngine:
             max_running=config.max_running,
             queue_limit=config.queue_limit,
         )
+        self._expected: dict[str, str] = {}
+        self._returning: Counter[str] = Counter()
+        self._requests: dict[str, _Request] = {}
         self._calls: dict[str, _Call] = {}
         self._outbox: list[Delivery] = []
-        self._prefill_s_per_token = 0.0
+        self._output_tokens = 0.0
         self._began_s = 0.0
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work or bool(self._outbox)
+        return self._scheduler.has_work or bool(self._outbox) or bool(self._cache.copies)
 
     def next_deadline_s(self) -> float | None:
         """When `step` has something to do even without work: the next lease's end, on the clock."""
         return self._cache.leases.next_deadline_s()
 
+    # requests
+
     def submit(self, request: GenerateRequest) -> None:
         """Queue a request; its chunks come from `step`. Raises the `EngineError` that refuses it."""
-        if request.id in self._calls:
+        self.expect(request)
+        try:
+            prepared = self.prepare(request)
+        except BaseException:
+            self.refuse(request.id)
+            raise
+        self.accept(prepared)
+
+    def expect(self, request: GenerateRequest) -> None:
+        """`request` will be accepted or refused soon: until then its program's leases do not expire."""
+        if request.id in self._requests or request.id in self._expected:
             raise InvalidRequest(f"request id {request.id!r} is in use")
-        check_sampling(request.sampling)
-        check_key(request.key)
-        limit = self.model.context_tokens
-        prompt = self._prompt(request, limit)
-        sequence = Sequence(
-            id=request.id,
-            program=request.program,
-            tokens=prompt,
-            max_tokens=min(request.sampling.max_tokens, limit - len(prompt)),
-            sampling=request.sampling,
-            key=request.key,
-            salt=request.salt,
-            matcher=self._compiler().matcher(request.grammar) if request.grammar is not None else None,
-        )
-        self._scheduler.add(sequence)
-        self._calls[request.id] = _Call(sequence, self._codec.stream(request.sampling.stop), self._clock.now())
+        self._expected[request.id] = request.program
+        self._returning[request.program] += 1
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """The slow part of taking a request; any one thread may do it. Raises the `EngineError` that refuses it."""
+        return self._intake.prepare(request)
+
+    def refuse(self, request: str) -> bool:
+        """An expected request will not come; whether it was still expected."""
+        program = self._expected.pop(request, None)
+        if program is None:
+            return False
+        self._returning[program] -= 1
+        if not self._returning[program]:
+            del self._returning[program]
+            if not self._is_queued(program):
+                self._cache.leases.settle(program)
+        return True
+
+    def accept(self, prepared: Prepared) -> None:
+        """Queue an expected request; nothing happens if it was aborted meanwhile. Raises `QueueFull`."""
+        asked, prompt = prepared.request, prepared.prompt
+        if asked.id not in self._expected:
+            return
+        request = _Request(asked, prepared.text, self._clock.now())
+        most = min(asked.sampling.max_tokens, self.model.context_tokens - len(prompt))
+        for index, matcher in enumerate(prepared.matchers):
+            sequence = Sequence(
+                id=f"{asked.id}#{index}" if index else asked.id,
+                program=asked.program,
+                tokens=prompt[:] if index else prompt,
+                max_tokens=most,
+                sampling=prepared.sampling(index),
+                key=asked.key,
+                salt=asked.salt,
+                matcher=matcher,
+                expected=min(asked.expected_tokens or int(self._output_tokens) or most, most),
+                continues=asked.continues,
+            )
+            request.calls.append(_Call(request, sequence, self._codec.stream(asked.sampling.stop), index))
+        first = request.calls[0]
+        sequence = first.sequence
+        sequence.hashes, sequence.tail, sequence.path = prepared.hashes, prepared.tail, prepared.path
+        try:
+            self._queue(first)
+            self._requests[asked.id] = request
+        finally:
+            self.refuse(asked.id)
 
     def abort(self, request: str) -> None:
-        """End a request now; its last chunk says `ABORTED`."""
-        call = self._calls.get(request)
-        if call is not None:
-            self._finish(call, FinishReason.ABORTED, call.text.flush(), ())
+        """End a request now; the last chunk of each of its outputs says `ABORTED`."""
+        if self._expected.get(request) is not None:
+            self.refuse(request)
+            usage = Usage(0, 0, 0, 0.0, 0.0, 0.0)
+            self._outbox.append((request, TokenChunk("", (), FinishReason.ABORTED, usage)))
+        elif request in self._requests:
+            for call in list(self._requests[request].calls):
+                self._finish(call, FinishReason.ABORTED, call.text.flush(), ())
 
     def reprioritize(self, program: str, key: PriorityKey) -> None:
         check_key(key)
         self._scheduler.reprioritize(program, key)
 
+    def limit_running(self, limit: int) -> None:
+        if not isinstance(limit, int) or limit < 1:
+            raise InvalidRequest(f"the limit of running sequences must be a whole number from 1, not {limit!r}")
+        self._scheduler.limit_running(limit)
+
+    # leases
+
     def retain(self, lease: Lease) -> LeaseGrant:
-        return self._cache.leases.grant(lease, self._cache.chain(lease.token_ids, lease.salt))
+        """Raises `InvalidRequest` for a TTL, rank or number of tokens that makes no sense."""
+        if lease.tokens < 0:
+            raise InvalidRequest(f"a lease's tokens must be 0 (all) or more, not {lease.tokens}")
+        path = None
+        digests: list[Digest] = []
+        chain = self._history.get(lease.request) if lease.request and not lease.token_ids else None
+        if lease.token_ids:
+            extend_chain(digests, lease.token_ids, lease.salt)
+        elif chain is not None:
+            path, digests = chain.path, chain.digests()
+        elif lease.request in self._calls:
+            sequence = self._calls[lease.request].sequence
+            digests = sequence.hash_blocks()[: sequence.computed // BLOCK_TOKENS]
+        if lease.tokens:
+            digests = digests[: lease.tokens // BLOCK_TOKENS]
+        return self._cache.leases.grant(lease, digests, path)
 
     def extend(self, lease: str, ttl_s: float) -> LeaseGrant:
         return self._cache.leases.extend(lease, ttl_s)
@@ -162,26 +274,32 @@ class LocalEngine:
         self._cache.leases.release(lease, outcome)
 
     def demote(self, lease: str) -> LeaseGrant:
-        """There is no lower tier: the blocks are given up."""
-        self._cache.leases.release(lease, LeaseOutcome.PRESSURE)
-        return LeaseGrant(lease, 0, None, 0.0)
+        return self._cache.leases.demote(lease)
 
     def prefetch(self, lease: str, within_s: float) -> None:
-        """What a lease holds is on the device already."""
+        self._cache.leases.prefetch(lease, within_s)
 
     def estimate(self, prompt_ids: tuple[int, ...], salt: str = "") -> Estimate:
         """Seconds by the measured mean of prefill; 0 until a prompt was run."""
-        cached = len(self._cache.chain(prompt_ids, salt)) * BLOCK_TOKENS
-        cached = min(cached, max(len(prompt_ids) - 1, 0) // BLOCK_TOKENS * BLOCK_TOKENS)
-        queued = self._scheduler.waiting_tokens
+        digests: list[Digest] = []
+        extend_chain(digests, prompt_ids, salt)
+        limit = max(len(prompt_ids) - 1, 0) // BLOCK_TOKENS
+        device = len(self._cache.find(digests, limit))
+        host = len(self._cache.host.index.run(digests, device, limit))
+        cached = {Tier.DEVICE: device * BLOCK_TOKENS, Tier.HOST: host * BLOCK_TOKENS}
+        if not self.capabilities.host_kv_tokens:
+            del cached[Tier.HOST]
+        rate = self._scheduler.prefill_s_per_token
         return Estimate(
-            cached_tokens={Tier.DEVICE: cached},
-            prefill_s=(len(prompt_ids) - cached) * self._prefill_s_per_token,
-            queue_s=queued * self._prefill_s_per_token,
+            cached_tokens=cached,
+            prefill_s=(len(prompt_ids) - (device + host) * BLOCK_TOKENS) * rate + host * self._runner.copy_s_per_block,
+            queue_s=self._scheduler.waiting_tokens * rate,
         )
 
     def drain_events(self) -> list[EngineEvent]:
         return self._cache.drain_events()
+
+    # steps
 
     def step(self) -> list[Delivery]:
         """Run one forward pass if there is work; what the requests get from it."""
@@ -191,21 +309,27 @@ class LocalEngine:
     def begin(self) -> Step:
         """Expire leases and take the next step's work; it is empty only if there is none. `finish` must follow."""
         self._began_s = self._clock.now()
-        self._cache.leases.expire(self._scheduler.is_queued)
+        leases = self._cache.leases
+        leases.expire(self._is_queued)
+        leases.fetch_wanted()
+        self._scheduler.copy_s_per_block = self._runner.copy_s_per_block
         step = self._scheduler.schedule()
+        step.copies, self._cache.copies = self._cache.copies, []
         for piece in step.pieces:
-            call = self._calls[piece.sequence.id]
-            if call.started_s is None:
-                call.started_s = self._began_s
+            request = self._calls[piece.sequence.id].request
+            if request.started_s is None:
+                request.started_s = self._began_s
         return step
 
-    def finish(self, step: Step, results: Seq[int | EngineError]) -> list[Delivery]:
+    def finish(self, step: Step, results: Seq[Result]) -> list[Delivery]:
         """The step is computed: `results` go to `step.sampled`. What the requests get, refusals and aborts included."""
         if step:
             ended_s = self._clock.now()
-            self._scheduler.advance(step, [result if isinstance(result, int) else None for result in results])
+            self._scheduler.advance(step, results)
             for sequence, result in zip(step.sampled, results, strict=True):
-                self._deliver(self._calls[sequence.id], result, ended_s)
+                call = self._calls.get(sequence.id)
+                if call is not None:
+                    self._deliver(call, result, ended_s)
             self._learn(step, ended_s - self._began_s)
         deliveries, self._outbox = self._outbox, []
         return deliveries
@@ -213,139 +337,197 @@ class LocalEngine:
     def check(self) -> None:
         """Raise AssertionError unless all bookkeeping agrees."""
         self._scheduler.check()
+        assert {id(call) for r in self._requests.values() for call in r.calls if call.queued} == {
+            id(call) for call in self._calls.values()
+        }, "an output without a request"
 
     # one step's results
 
-    def _run(self, step: Step) -> list[int | EngineError]:
+    def _run(self, step: Step) -> Seq[Result]:
         try:
-            return self._runner.run(step)
+            for kind, pairs in step.copies:
+                self._runner.copy(kind, pairs)
+            return self._runner.run(step) if step.sequences else []
         except Exception as error:  # whatever the device says, only this step's requests suffer
             fault = error if isinstance(error, EngineError) else EngineError(f"the forward pass failed: {error}")
+            self._distrust(step)
             sampled = {sequence.id for sequence in step.sampled}
             for sequence in step.sequences:
-                if sequence.id not in sampled:
-                    self._fail(self._calls[sequence.id], fault)
+                call = self._calls.get(sequence.id)
+                if call is not None and sequence.id not in sampled:
+                    self._fail(call, fault)
             return [fault for _ in step.sampled]
 
-    def _deliver(self, call: _Call, result: int | EngineError, now_s: float) -> None:
-        """Turn a request's next token into a chunk, and end the request if it is its last."""
-        if isinstance(result, EngineError):
-            self._fail(call, result)
+    def _distrust(self, step: Step) -> None:
+        """Nobody knows which of a failed step's copies were made: their targets are found no more."""
+        for kind, pairs in step.copies:
+            index = (self._cache.host if kind is CopyKind.DEVICE_TO_HOST else self._cache.device).index
+            for _, target in pairs:
+                digest = index.name(target)
+                if digest is not None:
+                    self._cache.forget(digest)
+
+    def _deliver(self, call: _Call, result: Result, now_s: float) -> None:
+        """Turn an output's next tokens into a chunk, and end the output if one is its last."""
+        if isinstance(result, Exception):
+            self._fail(call, result if isinstance(result, EngineError) else EngineError(repr(result)))
             return
-        sequence, matcher = call.sequence, call.sequence.matcher
         if call.first_token_s is None:
             call.first_token_s = now_s
-        if result in self._eos_ids and (matcher is not None or not sequence.sampling.ignore_eos):
-            self._finish(call, FinishReason.STOP, call.text.flush(), (result,))
-            return
-        text = call.text.push(result)
-        if matcher is not None:
+            if len(call.request.calls) > 1 and not call.index:
+                self._fork(call)
+        tokens = (result,) if isinstance(result, int) else result
+        text = ""
+        for count, token in enumerate(tokens, 1):
             try:
-                matcher.accept(result)
+                finish, piece = self._take(call, token, len(tokens) - count)
             except EngineError as error:
                 self._fail(call, error)
                 return
+            text += piece
+            if finish is not None:
+                self._cut(call.sequence, len(tokens) - count)
+                self._finish(call, finish, text, tokens[:count])
+                return
+        self._emit(call, TokenChunk(text, tokens, index=call.index))
+
+    def _take(self, call: _Call, token: int, later: int) -> tuple[FinishReason | None, str]:
+        """One token of an output, which `later` others follow: whether it ends it, and its text."""
+        sequence, matcher = call.sequence, call.sequence.matcher
+        if token in self._eos_ids and (matcher is not None or not sequence.sampling.ignore_eos):
+            return FinishReason.STOP, call.text.flush()
+        text = call.text.push(token)
+        if matcher is not None:
+            matcher.accept(token)
         if call.text.stopped:
-            self._finish(call, FinishReason.STOP, text, (result,))
-        elif matcher is not None and matcher.complete:
-            self._finish(call, FinishReason.STOP, text + call.text.flush(), (result,))
-        elif sequence.generated >= sequence.max_tokens:
-            self._finish(call, FinishReason.LENGTH, text + call.text.flush(), (result,))
-        else:
-            self._outbox.append((sequence.id, TokenChunk(text, (result,))))
+            return FinishReason.STOP, text
+        if matcher is not None and matcher.complete:
+            return FinishReason.STOP, text + call.text.flush()
+        if sequence.generated - later >= sequence.max_tokens:
+            return FinishReason.LENGTH, text + call.text.flush()
+        return None, text
+
+    @staticmethod
+    def _cut(sequence: Sequence, surplus: int) -> None:
+        """Forget accepted tokens beyond the last one of an output."""
+        if surplus:
+            sequence.tokens = sequence.tokens[: len(sequence.tokens) - surplus]
+            sequence.computed = min(sequence.computed, len(sequence.tokens))
+            del sequence.hashes[len(sequence.tokens) // BLOCK_TOKENS :]
+
+    def _fork(self, first: _Call) -> None:
+        """The prompt of several outputs is computed: the others go on from its blocks, a copy of the partial one."""
+        source = first.sequence
+        tokens, table = source.prompt_tokens, source.table
+        digest = self._scheduler.publish_tail(source)
+        path = self._cache.device.path(table[: (tokens - 1) // BLOCK_TOKENS])
+        for call in first.request.calls[1:]:
+            sequence = call.sequence
+            sequence.hashes, sequence.path = source.hashes[: tokens // BLOCK_TOKENS], path
+            sequence.tail = None if digest is None else (digest, tokens)
+            self._queue(call, forked=True)
+
+    def _queue(self, call: _Call, *, forked: bool = False) -> None:
+        self._scheduler.add(call.sequence, forked=forked)
+        self._calls[call.sequence.id] = call
+        call.queued = True
+
+    def _emit(self, call: _Call, chunk: TokenChunk) -> None:
+        """Send a chunk, or keep it until it is known whether its output is among the best."""
+        request = call.request
+        asked = request.asked
+        if asked.best_of <= asked.n:
+            self._outbox.append((asked.id, chunk))
+            return
+        call.chunks.append(chunk)
+        if chunk.finish is None:
+            return
+        request.ended.append((call.sequence.mean_logprob, call.chunks))
+        if len(request.ended) == asked.best_of:
+            request.ended.sort(key=lambda scored: -scored[0])
+            for index, (_, chunks) in enumerate(request.ended[: asked.n]):
+                self._outbox += [(asked.id, replace(chunk, index=index)) for chunk in chunks]
 
     def _finish(self, call: _Call, finish: FinishReason, text: str, token_ids: tuple[int, ...]) -> None:
-        sequence, now_s = call.sequence, self._clock.now()
-        started_s = now_s if call.started_s is None else call.started_s
+        """End an output, and its request with the last of them."""
+        sequence, request, now_s = call.sequence, call.request, self._clock.now()
+        started_s = now_s if request.started_s is None else request.started_s
         first_s = now_s if call.first_token_s is None else call.first_token_s
         usage = Usage(
             prompt_tokens=sequence.prompt_tokens,
             cached_tokens=sequence.cached_tokens,
             output_tokens=sequence.generated,
-            queue_s=started_s - call.arrived_s,
+            queue_s=started_s - request.arrived_s,
             prefill_s=first_s - started_s,
             decode_s=now_s - first_s,
             preemptions=sequence.preemptions,
+            recomputed_tokens=sequence.recomputed_tokens,
         )
-        self._outbox.append((sequence.id, TokenChunk(text, token_ids, finish, usage)))
-        self._end(sequence)
+        self._emit(call, TokenChunk(text, token_ids, finish, usage, call.index))
+        chain = self._chain(call) if call.queued and not call.index else None
+        self._close(call)
+        if chain is not None:
+            self._history.add(chain)
+        if finish is FinishReason.ABORTED:
+            return
+        known = self._output_tokens
+        self._output_tokens = _MEMORY * known + (1 - _MEMORY) * sequence.generated if known else sequence.generated
+        if chain is not None and request.asked.hold_s > 0:
+            # Before anyone else can take the blocks. Its rank gives way to nobody's until the holder says which it is.
+            rank = math.inf
+            lease = Lease(chain.request, sequence.program, (), request.asked.hold_s, rank=rank, request=chain.request)
+            self._cache.leases.grant(lease, chain.digests(), chain.path)
+
+    def _chain(self, call: _Call) -> Chain:
+        """What an ending output leaves to those who continue or lease it."""
+        sequence, device = call.sequence, self._cache.device
+        full = sequence.computed // BLOCK_TOKENS
+        tail = self._scheduler.publish_tail(sequence) if sequence.table else None
+        return Chain(
+            sequence.id,
+            sequence.salt,
+            sequence.tokens,
+            sequence.prompt_tokens,
+            sequence.computed,
+            sequence.hash_blocks(),
+            call.request.text,
+            tail if sequence.computed % BLOCK_TOKENS else None,
+            device.path(sequence.table[:full]),
+        )
 
     def _fail(self, call: _Call, error: EngineError) -> None:
-        """End one request with an error; nothing that it computed is used again."""
-        sequence = call.sequence
-        table = list(sequence.table)
-        self._scheduler.forget(sequence)
-        self._outbox.append((sequence.id, error))
-        self._end(sequence)
-        self._runner.wipe([block for block in table if self._cache.pool.is_free(block)])
+        """End a request with an error; nothing that its faulty output computed is used again."""
+        table = list(call.sequence.table)
+        self._scheduler.forget(call.sequence)
+        self._scheduler.end(call.sequence, keep=False)
+        self._outbox.append((call.request.asked.id, error))
+        for other in list(call.request.calls):
+            self._close(other)
+        self._runner.wipe([block for block in table if self._cache.device.pool.is_free(block)])
+
+    def _close(self, call: _Call) -> None:
+        request = call.request
+        request.calls.remove(call)
+        if call.queued:
+            self._end(call.sequence)
+        if not request.calls:
+            del self._requests[request.asked.id]
 
     def _end(self, sequence: Sequence) -> None:
-        self._scheduler.end(sequence)
         del self._calls[sequence.id]
+        self._scheduler.end(sequence)
+
+    def _is_queued(self, program: str) -> bool:
+        """Whether a call of `program` waits for admission, or will soon."""
+        return self._returning[program] > 0 or self._scheduler.is_queued(program)
 
     def _learn(self, step: Step, seconds: float) -> None:
         """Keep a running mean of seconds per prompt token, from steps that are mostly prompts."""
+        if not step.pieces:
+            return
         tokens = step.tokens
         if tokens - len(step.decodes) < max(len(step.decodes), BLOCK_TOKENS):
             return
         rate = seconds / tokens
-        known = self._prefill_s_per_token
-        self._prefill_s_per_token = rate if known == 0.0 else _MEMORY * known + (1 - _MEMORY) * rate
-
-    def _prompt(self, request: GenerateRequest, limit: int) -> list[int]:
-        """The request's prompt as ids. Raises `InvalidRequest`, `PromptTooLong`."""
-        if bool(request.messages) == bool(request.prompt_ids):
-            raise InvalidRequest("a request needs either messages or prompt_ids")
-        if request.messages:
-            text = self._codec.render(request.messages)
-            if len(text) > limit * self._codec.longest_token:
-                raise PromptTooLong(f"the prompt has {len(text)} characters, the context is {limit} tokens")
-            prompt = self._codec.encode(text)
-            if not prompt:
-                raise InvalidRequest("the rendered prompt is empty")
-        else:
-            prompt = list(request.prompt_ids)
-        if len(prompt) + 1 > limit:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens, the context is {limit} with at least 1 of output"
-            )
-        if request.prompt_ids:
-            check_ids(prompt, self.model.vocab_size)
-        return prompt
-
-    def _compiler(self) -> GrammarCompiler:
-        """Built when the first grammar comes: large vocabularies take a second."""
-        if self._grammars is None:
-            from engine.grammar import GrammarCompiler
-
-            self._grammars = GrammarCompiler(self._codec.to_json(), self.model.vocab_size, tuple(self._eos_ids))
-        return self._grammars
-
-
-def check_ids(ids: Seq[int], vocab_size: int) -> None:
-    """Raise `InvalidRequest` naming the first id that the model does not know."""
-    for token in ids:
-        if not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise InvalidRequest(f"prompt id {token!r} is outside the vocabulary of {vocab_size}")
-
-
-def check_key(key: PriorityKey) -> None:
-    """Raise `InvalidRequest` unless keys can be ordered: a tuple of numbers, none of them NaN."""
-    if not isinstance(key, tuple) or not all(isinstance(part, int | float) and part == part for part in key):
-        raise InvalidRequest(f"a priority key must be a tuple of numbers, not {key!r}")
-
-
-def check_sampling(params: SamplingParams) -> None:
-    """Raise `InvalidRequest` naming the parameter that is out of range."""
-    rules = (
-        ("max_tokens", isinstance(params.max_tokens, int) and params.max_tokens >= 1, "a whole number from 1"),
-        ("temperature", 0.0 <= params.temperature < math.inf, "a number from 0"),
-        ("top_p", 0.0 < params.top_p <= 1.0, "above 0 and at most 1"),
-        ("top_k", isinstance(params.top_k, int) and params.top_k >= 0, "0 (off) or a whole number above"),
-        ("min_p", 0.0 <= params.min_p <= 1.0, "0 to 1"),
-        ("seed", isinstance(params.seed, int), "a whole number"),
-        ("stop", all(isinstance(stop, str) and stop for stop in params.stop), "strings that are not empty"),
-    )
-    for name, fits, wanted in rules:
-        if not fits:
-            raise InvalidRequest(f"sampling.{name} must be {wanted}, not {getattr(params, name)!r}")
+        known = self._scheduler.prefill_s_per_token
+        self._scheduler.prefill_s_per_token = rate if known == 0.0 else _MEMORY * known + (1 - _MEMORY) * rate

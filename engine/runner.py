@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.config import BLOCK_TOKENS
+from engine.kv.cache import CopyKind
 from engine.models.decoder import Decoder
 from engine.ops.torch_ops import Batch, Extend
 from engine.protocol import EngineError
@@ -28,7 +29,11 @@ class ModelRunner:
     are wiped after a numerical fault, so that what a mask hides is always finite.
     """
 
-    def __init__(self, decoder: Decoder[Batch], *, blocks: int, max_running: int, context_tokens: int) -> None:
+    copy_s_per_block = 0.0
+
+    def __init__(
+        self, decoder: Decoder[Batch], *, blocks: int, max_running: int, context_tokens: int, host_blocks: int = 0
+    ) -> None:
         spec, like = decoder.spec, decoder.weights.embedding
         self._decoder = decoder
         self._device = like.device
@@ -40,6 +45,8 @@ class ModelRunner:
         )
         width = min(blocks, blocks_for(context_tokens))
         self._tables: NDArray[np.int64] = np.full((max_running, width), blocks, dtype=np.int64)
+        block = (spec.layers, 2, spec.kv_heads, BLOCK_TOKENS, spec.head_dim)
+        self._host = torch.zeros((host_blocks, *block), dtype=like.dtype)
         self._positions = torch.arange(width * BLOCK_TOKENS, device=like.device)
 
     @torch.inference_mode()
@@ -48,10 +55,25 @@ class ModelRunner:
         return sample(self._decoder.forward(self._batch(step), self._kv), step.sampled)
 
     @torch.inference_mode()
+    def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:
+        """Copy whole blocks between the tiers or within the device."""
+        for source, target in pairs:
+            if kind is CopyKind.DEVICE_TO_HOST:
+                self._host[target].copy_(self._block(source))
+            elif kind is CopyKind.HOST_TO_DEVICE:
+                self._block(target).copy_(self._host[source])
+            else:
+                self._block(target).copy_(self._block(source))
+
+    def _block(self, block: int) -> torch.Tensor:
+        """A view of [layers, 2, kv_heads, 16, D]."""
+        return self._kv[:, :, :, block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS]
+
+    @torch.inference_mode()
     def wipe(self, blocks: Seq[int]) -> None:
         """Overwrite blocks whose contents may be NaN."""
         for block in blocks:
-            self._kv[:, :, :, block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS] = 0.0
+            self._block(block).zero_()
 
     def _batch(self, step: Step) -> Batch:
         decodes = step.decodes

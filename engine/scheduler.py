@@ -4,6 +4,8 @@ A step takes up to `token_budget` tokens: one for each sequence that decodes, th
 admitted, in one order. A block is listed in the prefix index when its computation is *handed out*, not when it is done:
 a step stores all keys and values before anything attends, so whoever comes later in the order, even in the same step,
 finds the block instead of computing it again.
+
+What costs by the step costs by what changed in it: sequences that merely decode are in one list that stays the same.
 """
 
 from __future__ import annotations
@@ -11,39 +13,47 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter, deque
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+from engine.admission import peak_blocks
 from engine.config import BLOCK_TOKENS
-from engine.kv.cache import BlockCache
-from engine.kv.prefix import ROOT
+from engine.kv.blocks import Blocks, blocks_of
+from engine.kv.cache import BlockCache, CopyKind
+from engine.kv.prefix import ROOT, Digest
 from engine.protocol import PriorityKey, QueueFull
 from engine.sequence import Sequence, State, blocks_for
+
+Result = int | tuple[int, ...] | Exception
+"""What a sampled sequence gets from a step: a token, several accepted ones, or the error that ends it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Positions `start` .. `start + count` of one sequence's tokens."""
+    """Positions `start` .. `start + count` of one sequence's tokens, the last of them `draft`, if it verifies one."""
 
     sequence: Sequence
     start: int
     count: int
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class Step:
-    """One forward pass: sequences that decode their last token, then pieces of prompts.
+    """One forward pass: sequences that decode their last token, then pieces of prompts and of drafts.
 
-    `sampled` are those that get a new token, in the order of the logits' rows: all decodes, then finished prompts.
+    `sampled` are those that get new tokens, in the order of the results: all decodes, then prompts that end here and
+    drafts. `decodes` is the same list as in the last step if `version` is the same. `copies` are made before the pass.
     """
 
     decodes: list[Sequence] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     sampled: list[Sequence] = field(default_factory=list)
+    version: int = 0
+    copies: list[tuple[CopyKind, list[tuple[int, int]]]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.decodes or self.pieces)
+        return bool(self.decodes or self.pieces or self.copies)
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -62,22 +72,38 @@ class Scheduler:
     """Queues, running sequences and their blocks.
 
     Waiting sequences are in a heap whose entries go stale when a key changes; what is new or has a new key is placed
-    when the head is next asked for, all at once. Running ones are in a list sorted by order.
-    Invariant, `check()`: both agree with the sequences' states, every table covers what is computed, rows are unique,
-    and the cache's references are exactly the tables'.
+    when the head is next asked for, all at once. Running ones are in a list sorted by order, and so are the paused:
+    those that wait with their KV on the device. Whoever needs memory takes it from the paused, then from those behind
+    it; what they held goes to the host, or is computed again where that is cheaper.
+    Invariant, `check()`: all lists agree with the sequences' states, every table covers what is computed, rows are
+    unique, and the cache's references are exactly the tables'.
     """
 
     def __init__(self, cache: BlockCache, *, token_budget: int, max_running: int, queue_limit: int) -> None:
         self.cache = cache
         self._token_budget, self._max_running, self._queue_limit = token_budget, max_running, queue_limit
+        self._limit = max_running
         self._heap: list[tuple[PriorityKey, int, Sequence]] = []
         self._unplaced: list[Sequence] = []
         self._running: list[Sequence] = []
+        self._paused: list[Sequence] = []
+        self._prefilling: dict[Sequence, None] = {}
+        self._decodes: list[Sequence] = []
+        self._version = 0
+        self._stale = False
+        """Whether `_decodes` has to be made anew."""
+        self._filled: list[Sequence] = []
+        """Decoding sequences whose last block is full: each needs one more for its next token."""
+        self._drafted: list[Sequence] = []
         self._live: dict[str, dict[str, Sequence]] = {}
         self._queued: Counter[str] = Counter()
         self._rows = list(range(max_running - 1, -1, -1))
         self._arrivals = 0
-        self._preempted = False
+        self._owed = 0
+        self._ends = 0
+        self._refused: tuple[tuple[PriorityKey, int], int, int] | None = None
+        self.copy_s_per_block = 0.0
+        self.prefill_s_per_token = 0.0
         self.waiting = 0
         self.waiting_tokens = 0
 
@@ -93,41 +119,60 @@ class Scheduler:
         """Whether a call of `program` waits for admission."""
         return self._queued[program] > 0
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises `QueueFull`."""
-        if self.waiting >= self._queue_limit:
+    def add(self, sequence: Sequence, *, forked: bool = False) -> None:
+        """Queue a sequence. Raises `QueueFull`, but not for another output of a request that was accepted."""
+        if self.waiting >= self._queue_limit and not forked:
             raise QueueFull(f"{self.waiting} requests wait already, the limit is {self._queue_limit}")
         self._arrivals += 1
         sequence.arrival = self._arrivals
         self._live.setdefault(sequence.program, {})[sequence.id] = sequence
         self._enqueue(sequence)
 
-    def end(self, sequence: Sequence) -> None:
-        """A sequence is finished, failed or aborted: everything it holds is given back. Idempotent."""
+    def end(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """A sequence is finished, failed or aborted: everything it holds is given back. Idempotent.
+
+        `keep`: its partial last block can be found again, like its full ones.
+        """
         if sequence.state is State.ENDED:
             return
-        if sequence.state is State.RUNNING:
-            self._leave(sequence)
-        else:
+        if keep and sequence.table:
+            self.publish_tail(sequence)
+        if sequence.state is State.WAITING:
             self._dequeued(sequence)
+        self._leave(sequence)
         sequence.state = State.ENDED
         calls = self._live[sequence.program]
         del calls[sequence.id]
         if not calls:
             del self._live[sequence.program]
 
+    def limit_running(self, limit: int) -> None:
+        """Run at most `limit` sequences at once; the last in order pause."""
+        self._limit = min(max(limit, 1), self._max_running)
+
     def reprioritize(self, program: str, key: PriorityKey) -> None:
         """Give all sequences of `program` a new key; the next step is ordered by it."""
-        for sequence in self._live.get(program, {}).values():
+        calls = self._live.get(program)
+        if calls is None:
+            return
+        for sequence in calls.values():
             if sequence.key == key:
                 continue
-            if sequence.state is State.RUNNING:
-                del self._running[self._place(sequence)]
-                sequence.key = key
-                insort(self._running, sequence, key=_order)
-            else:
+            if sequence.state is State.WAITING and not sequence.table:
                 sequence.key = key
                 self._unplaced.append(sequence)
+                continue
+            ordered = self._running if sequence.state is State.RUNNING else self._paused
+            del ordered[self._place(ordered, sequence)]
+            sequence.key = key
+            insort(ordered, sequence, key=_order)
+            if ordered is self._paused:
+                self._unplaced.append(sequence)
+
+    def draft(self, sequence: Sequence, tokens: tuple[int, ...]) -> None:
+        """Have the next step verify that `tokens` follow a decoding sequence, as far as budget and memory allow."""
+        sequence.draft = tokens
+        self._drafted.append(sequence)
 
     def schedule(self) -> Step:
         """The next step: its blocks are taken, its full prompt blocks listed. Empty only if there is no work.
@@ -135,77 +180,117 @@ class Scheduler:
         Memory never blocks the first in order: it may evict what is cached, break leases and preempt all others.
         """
         step = Step()
-        self._preempted = False
-        for sequence in list(self._running):
-            if sequence.state is not State.RUNNING or sequence.computed != len(sequence.tokens) - 1:
-                continue
-            if sequence.computed % BLOCK_TOKENS or self._grow(sequence):
-                step.decodes.append(sequence)
-        self._prefill(step)
-        if self._preempted:
-            step.decodes = [sequence for sequence in step.decodes if sequence.state is State.RUNNING]
-        step.sampled = step.decodes + [p.sequence for p in step.pieces if p.start + p.count == len(p.sequence.tokens)]
+        while len(self._running) > self._limit:
+            self._pause(self._running[-1])
+        filled, self._filled = self._filled, []
+        for sequence in filled:
+            if sequence.decoding and len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
+                self._go_on(sequence)
+        budget = self._token_budget - len(self._current())
+        if self._prefilling or self.waiting:
+            budget = self._prefill(step, budget)
+        step.decodes = self._current()
+        if self._drafted:
+            self._add_drafts(step, budget)
+        step.version = self._version
+        step.sampled = step.decodes
+        if step.pieces:
+            ending = (p.sequence for p in step.pieces if p.draft or p.start + p.count == len(p.sequence.tokens))
+            step.sampled = [*step.decodes, *ending]
         return step
 
-    def advance(self, step: Step, tokens: Seq[int | None]) -> None:
-        """The step is done: its positions are computed, and `tokens` go to `step.sampled` (None: nothing to append)."""
-        for sequence in step.decodes:
-            sequence.computed += 1
-        for piece in step.pieces:
-            piece.sequence.computed += piece.count
-        for sequence, token in zip(step.sampled, tokens, strict=True):
-            if sequence.computed % BLOCK_TOKENS == 0:
-                sequence.hash_blocks()
-                self._publish(sequence, sequence.computed // BLOCK_TOKENS - 1)
-            if token is not None:
-                sequence.tokens.append(token)
+    def advance(self, step: Step, results: Seq[Result]) -> None:
+        """The step is done: its positions are computed, and `results` go to `step.sampled`."""
+        filled, running = self._filled, State.RUNNING
+        for sequence, result in zip(step.decodes, results, strict=False):
+            if type(result) is int:
+                if sequence.state is running:
+                    sequence.tokens.append(result)
+                    computed = sequence.computed = sequence.computed + 1
+                    if not computed % BLOCK_TOKENS:
+                        self._fill(sequence, computed // BLOCK_TOKENS - 1)
+                        filled.append(sequence)
+            else:
+                self._accept(sequence, result)
+        if step.pieces:
+            self._advance_pieces(step, results)
 
     def advance_by(self, step: Step, steps: int) -> None:
-        """`steps` steps that decode as `step` does are done before it; blocks for them must be available.
+        """`steps` steps that decode as `step` does are done before it: at most as many as `quiet_steps` allows.
 
-        For simulated engines, whose tokens grow by the run (`StreamTokens.grow`).
+        For simulated engines, whose tokens grow by the run.
         """
         for sequence in step.decodes:
             first = sequence.computed // BLOCK_TOKENS
             sequence.computed += steps
             sequence.tokens.grow(steps)  # type: ignore[attr-defined]
-            while len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
-                self._grow(sequence)
-            end = sequence.computed // BLOCK_TOKENS
-            if end > first:
-                sequence.hash_blocks()
-                for index in range(first, end):
-                    self._publish(sequence, index)
+            missing = sequence.computed // BLOCK_TOKENS + 1 - len(sequence.table)
+            if missing > 0:
+                self._grow(sequence, missing)
+            self._fill(sequence, first)
+
+    def quiet_steps(self, step: Step, at_most: int) -> int:
+        """How many steps (1 to `at_most`) would be just like `step`, each sequence decoding one token more.
+
+        Free memory covers them, and nobody who waits could be admitted in between.
+        """
+        if step.pieces or self._prefilling or self._drafted or not step.decodes:
+            return 1
+        if self.waiting and self._refused is None and len(self._running) < self._limit:
+            return 1
+        free = self.cache.device.pool.available
+        low, high = 1, max(at_most, 1)
+        while low < high:
+            steps = (low + high + 1) // 2
+            need = sum(max((s.computed + steps) // BLOCK_TOKENS + 1 - len(s.table), 0) for s in step.decodes)
+            low, high = (steps, high) if need <= free else (low, steps - 1)
+        return low
 
     def forget(self, sequence: Sequence) -> None:
         """What `sequence` computed itself cannot be trusted: nobody shall find it again. Call before `end`."""
         for block in sequence.table[sequence.adopted : sequence.adopted + 1]:
-            self.cache.forget(block)
+            digest = self.cache.device.index.name(block)
+            if digest is not None:
+                self.cache.forget(digest)
+
+    def publish_tail(self, sequence: Sequence) -> Digest | None:
+        """Let the partial last block of what is computed be found; its name, or that of a full last block."""
+        digest = sequence.tail_digest()
+        full = sequence.computed // BLOCK_TOKENS
+        if digest is None:
+            return sequence.hashes[full - 1] if full else None
+        if len(sequence.table) > full:
+            self.cache.publish_tail(sequence.table[: full + 1], digest, sequence.program)
+        return digest
 
     # prompts: running and waiting, in one order
 
-    def _prefill(self, step: Step) -> None:
-        """Fill what is left of the budget with pieces of prompts; the queue's head joins when its turn comes."""
-        budget = self._token_budget - len(step.decodes)
-        unfinished = deque(s for s in self._running if s.computed < len(s.tokens) - 1)
-        admitting = True
+    def _prefill(self, step: Step, budget: int) -> int:
+        """Fill `budget` with pieces of prompts; the queue's head joins when its turn comes. What is left of it."""
+        unfinished, served = deque(sorted(self._prefilling, key=_order)), set()
+        admitting = self.waiting > 0
         while budget > 0:
             head = self._head() if admitting else None
             if head is not None and not (unfinished and unfinished[0].order < head.order):
-                admitting = self._admit(head, unfinished)
+                admitting = self._admit(head)
                 if not admitting:
                     continue
                 sequence = head
+                if sequence.decoding:  # it was paused and goes on
+                    budget -= 1
+                    continue
             elif unfinished:
                 sequence = unfinished.popleft()
-                if sequence.state is not State.RUNNING:
+                if sequence.state is not State.RUNNING or sequence in served:
                     continue
             else:
-                return
+                break
+            served.add(sequence)
             count = self._hand_out(sequence, budget)
             if count:
                 step.pieces.append(Piece(sequence, sequence.computed, count))
                 budget -= count
+        return budget
 
     def _hand_out(self, sequence: Sequence, budget: int) -> int:
         """Take blocks for the next piece of a prompt and list those it fills. Returns its tokens, 0 if it must wait.
@@ -217,91 +302,321 @@ class Scheduler:
         end = min(start + budget, total)
         if end < total:
             end -= end % BLOCK_TOKENS
-        while len(sequence.table) * BLOCK_TOKENS < end and self._grow(sequence):
-            pass
+        missing = blocks_for(end) - len(sequence.table)
+        if missing > 0:
+            self._grow(sequence, missing)
         end = min(end, len(sequence.table) * BLOCK_TOKENS)
-        for index in range(start // BLOCK_TOKENS, end // BLOCK_TOKENS):
-            self._publish(sequence, index)
+        if end // BLOCK_TOKENS > start // BLOCK_TOKENS:
+            again = self._publish(sequence, start // BLOCK_TOKENS, end // BLOCK_TOKENS)
+            sequence.recomputed_tokens += again
         return max(end - start, 0)
 
-    def _admit(self, sequence: Sequence, unfinished: Iterable[Sequence]) -> bool:
-        """Let the queue's head run if its prompt fits beside what running prompts still need and one block each.
+    def _admit(self, sequence: Sequence) -> bool:
+        """Let the queue's head run if its peak of memory fits beside that of those it cannot take memory from.
 
         With nothing running it always goes: then leases must give way.
         """
-        if not self._rows:
+        full = len(self._running) >= self._limit
+        if full and not self._running[-1].key > sequence.key:
             return False
-        if self._running:
-            found, idle = self.cache.cached_blocks(sequence.hashes, len(sequence.tokens))
-            need = blocks_for(len(sequence.tokens) + 1) - found
-            owed = sum(blocks_for(len(s.tokens) + 1) - len(s.table) for s in unfinished if s.state is State.RUNNING)
-            if need + owed + len(self._running) > self.cache.available - idle:
-                return False
+        if self._running and not sequence.table and not self._fits(sequence):
+            return False
+        if full:
+            self._pause(self._running[-1])
         heapq.heappop(self._heap)
+        self._dequeued(sequence, settle=False)
+        paused = bool(sequence.table)
+        if paused:
+            del self._paused[self._place(self._paused, sequence)]
         sequence.state = State.RUNNING
         sequence.row = self._rows.pop()
         insort(self._running, sequence, key=_order)
-        self._adopt(sequence)
-        self.cache.leases.touch(sequence.program, sequence.table)
-        self._dequeued(sequence)
+        self._owe(sequence, blocks_for(len(sequence.tokens) + sequence.remaining) - len(sequence.table))
+        if sequence.decoding:
+            self._stale = True
+            if len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
+                self._go_on(sequence)
+        else:
+            self._prefilling[sequence] = None
+        if not paused:
+            self._adopt(sequence)
+            self._unsave(sequence)
+            self.cache.leases.touch(sequence.program, sequence.table)
+            if sequence.continues:
+                self.cache.leases.hand_off(sequence.continues)
+        self._settle(sequence.program)
         return True
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether the memory of all that run, at its peak, leaves room for `sequence`; leased memory is not touched.
+
+        Once refused, it is not asked again before something ended or memory came free.
+        """
+        pool = self.cache.device.pool
+        refused = self._refused
+        if refused is not None and refused[:2] == (sequence.order, self._ends) and pool.available <= refused[2]:
+            return False
+        found = self.cache.find(sequence.hashes, (len(sequence.tokens) - 1) // BLOCK_TOKENS, sequence.path)
+        idle = pool.idle(found)
+        need = blocks_for(len(sequence.tokens) + sequence.remaining) - len(found)
+        fits = need + self._owed <= pool.available - idle
+        if not fits:
+            # Those behind in urgency would make room when it comes to that.
+            holders = self._running + self._paused
+            private = sum([len(s.table) - s.shared for s in holders])
+            peak = peak_blocks(sequence, len(found), [s for s in holders if s.key[:1] <= sequence.key[:1]])
+            fits = max(pool.active - private, 0) + idle + peak <= pool.total - pool.leased
+        self._refused = None if fits else (sequence.order, self._ends, pool.available)
+        return fits
 
     # blocks
 
     def _adopt(self, sequence: Sequence) -> None:
-        """Go on with blocks that hold the next full blocks of the prompt already; the last token is always computed."""
-        table, first = sequence.table, len(sequence.table)
+        """Go on with blocks that hold the next of the prompt already, on the device or on the host.
+
+        The last token is always computed.
+        """
+        cache, table, first = self.cache, sequence.table, len(sequence.table)
         if sequence.computed != first * BLOCK_TOKENS:
             return
-        for digest in sequence.hashes[first : (len(sequence.tokens) - 1) // BLOCK_TOKENS]:
-            block = self.cache.adopt(digest)
-            if block is None:
-                break
-            table.append(block)
+        limit = (len(sequence.tokens) - 1) // BLOCK_TOKENS
+        found = cache.find(sequence.hashes, limit, sequence.path) if first == 0 else blocks_of()
+        found = found or cache.device.index.run(sequence.hashes, first, limit)
+        if found:
+            cache.device.pool.refer(found)
+            table.extend(found)
+            if sequence.shared == first:
+                sequence.shared = len(table)
+        self._load(sequence, limit)
         if sequence.adopted == first:
             sequence.adopted = len(table)
         sequence.computed = len(table) * BLOCK_TOKENS
+        if sequence.tail is not None:
+            self._adopt_tail(sequence, *sequence.tail)
+        self._owe(sequence, sequence.owed - len(table) + first)
         if not sequence.preemptions:
-            sequence.cached_tokens += (len(table) - first) * BLOCK_TOKENS
+            sequence.cached_tokens += sequence.computed - first * BLOCK_TOKENS
 
-    def _grow(self, sequence: Sequence) -> bool:
-        """One more block for a running sequence, if need be from those behind it in order. False: it must wait."""
-        while (block := self.cache.take(may_break_leases=True)) is None:
-            victim = self._running[-1]
-            if victim is sequence:
+    def _load(self, sequence: Sequence, limit: int) -> None:
+        """Bring the next full blocks from the host, if they are there."""
+        table, host = sequence.table, self.cache.host
+        sources = host.index.run(sequence.hashes, len(table), limit) if host.pool.total else None
+        if sources:
+            host.pool.refer(sources)
+            self._room(sequence, len(sources))
+            parent = table[-1] if table else ROOT
+            table.extend(self.cache.load(sequence.hashes, len(table), parent, sources, sequence.program))
+            host.pool.drop(sources)
+
+    def _adopt_tail(self, sequence: Sequence, digest: Digest, tokens: int) -> None:
+        """Go on in a partial block: in the block itself if nobody else is, else in a copy."""
+        table = sequence.table
+        usable = min(tokens, len(sequence.tokens) - 1)
+        if (tokens - 1) // BLOCK_TOKENS != len(table) or usable <= sequence.computed:
+            return
+        for store, kind in (
+            (self.cache.device, CopyKind.DEVICE_TO_DEVICE),
+            (self.cache.host, CopyKind.HOST_TO_DEVICE),
+        ):
+            block = store.index.get(digest)
+            if block is None:
+                continue
+            source = blocks_of((block,))
+            alone = store is self.cache.device and not store.pool.refs(block) and tokens % BLOCK_TOKENS > 0
+            store.pool.refer(source)
+            if alone:
+                table.append(block)
+            elif self._grow(sequence, 1, owed=False):
+                self.cache.copy(kind, source, table[-1:])
+                store.pool.drop(source)
+            else:
+                store.pool.drop(source)
+                return
+            sequence.computed = usable
+            return
+
+    def _grow(self, sequence: Sequence, count: int, *, owed: bool = True) -> bool:
+        """Up to `count` more blocks for a running sequence, if need be from others. False: none, it must wait."""
+        taken = self.cache.device.take(count)
+        if taken is None:
+            self._room(sequence, count)
+            count = min(count, self.cache.device.pool.available)
+            taken = self.cache.device.take(count) if count else None
+            if taken is None:
                 return False
-            self._preempt(victim)
-        sequence.table.append(block)
+        sequence.table.extend(taken)
+        if owed and sequence.owed:
+            self._owe(sequence, sequence.owed - count)
         return True
 
-    def _publish(self, sequence: Sequence, index: int) -> None:
-        """List a full block of the sequence; it may be replaced by one that is listed already."""
-        table = sequence.table
-        parent = table[index - 1] if index else ROOT
-        block = self.cache.publish(table[index], sequence.hashes[index], parent, sequence.program)
-        if block != table[index]:
-            table[index] = block
-            sequence.synced = min(sequence.synced, index)
+    def _room(self, sequence: Sequence, count: int) -> None:
+        """Make `count` blocks available: from leases, from who is paused, from those behind `sequence` in order."""
+        pool = self.cache.device.pool
+        while pool.available < count:
+            if self.cache.leases.break_one():
+                continue
+            victim = self._paused[-1] if self._paused else self._running[-1]
+            if victim is sequence:
+                return
+            self._preempt(victim)
+
+    def _go_on(self, sequence: Sequence) -> None:
+        """Give a decoding sequence the block that its next token needs; without memory it stalls where it is."""
+        stalled = not self._grow(sequence, 1)
+        if stalled:
+            self._filled.append(sequence)
+        self._stale = self._stale or stalled or sequence.stalled
+        sequence.stalled = stalled
+
+    def _owe(self, sequence: Sequence, blocks: int) -> None:
+        blocks = max(blocks, 0)
+        self._owed += blocks - sequence.owed
+        sequence.owed = blocks
+
+    def _publish(self, sequence: Sequence, first: int, end: int) -> int:
+        """List full blocks of the sequence; those listed already take their place. Tokens that had been evicted."""
+        table, block = sequence.table, sequence.table[first]
+        again = self.cache.publish(table, sequence.hashes, first, end, sequence.program)
+        if table[first] != block:
+            sequence.synced = min(sequence.synced, first)
+        return again
+
+    def _fill(self, sequence: Sequence, first: int) -> None:
+        """List the blocks from `first` on that a decoding sequence has filled."""
+        end = sequence.computed // BLOCK_TOKENS
+        if end > first:
+            sequence.hash_blocks()
+            self._publish(sequence, first, end)
+
+    # what a step brought
+
+    def _advance_pieces(self, step: Step, results: Seq[Result]) -> None:
+        for piece in step.pieces:
+            if piece.sequence.state is State.RUNNING and not piece.draft:
+                piece.sequence.computed += piece.count
+        after = len(step.decodes)
+        for sequence, result in zip(step.sampled[after:], results[after:], strict=True):
+            if sequence.decoding:
+                self._accept(sequence, result)
+            elif sequence.state is State.RUNNING:
+                del self._prefilling[sequence]
+                sequence.decoding = self._stale = True
+                sequence.computed -= 1
+                self._accept(sequence, result)
+
+    def _accept(self, sequence: Sequence, result: Result) -> None:
+        """Tokens after a sequence's last one, which is computed now; an error brings none."""
+        if sequence.state is not State.RUNNING:
+            return
+        tokens = (result,) if isinstance(result, int) else () if isinstance(result, Exception) else result
+        first = sequence.computed // BLOCK_TOKENS
+        for token in tokens:
+            sequence.tokens.append(token)
+        sequence.computed += max(len(tokens), 1)
+        self._fill(sequence, first)
+        if len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
+            self._filled.append(sequence)
+
+    def _add_drafts(self, step: Step, budget: int) -> None:
+        """Turn decodes with a draft into pieces that verify it, within `budget` and free memory alone."""
+        pool, verified = self.cache.device.pool, set()
+        decoding = set(step.decodes)
+        for sequence in self._drafted:
+            draft, sequence.draft = sequence.draft, ()
+            if sequence not in decoding or sequence in verified:
+                continue
+            room = (len(sequence.table) + pool.available) * BLOCK_TOKENS - sequence.computed - 1
+            draft = draft[: max(min(budget, room, sequence.max_tokens - sequence.generated - 1), 0)]
+            if not draft:
+                continue
+            missing = blocks_for(sequence.computed + 1 + len(draft)) - len(sequence.table)
+            if missing > 0:
+                self._grow(sequence, missing)
+            step.pieces.append(Piece(sequence, sequence.computed, 1 + len(draft), draft))
+            budget -= len(draft)
+            verified.add(sequence)
+        self._drafted.clear()
+        if verified:
+            self._version += 1
+            self._stale = True
+            step.decodes = [sequence for sequence in step.decodes if sequence not in verified]
+
+    def _current(self) -> list[Sequence]:
+        """Those that decode in the next step: all whose prompt is done and whose table has room."""
+        if self._stale:
+            self._stale = False
+            self._version += 1
+            self._decodes = [s for s in self._running if s.decoding and s.computed < len(s.table) * BLOCK_TOKENS]
+        return self._decodes
 
     # queue and running list
 
-    def _preempt(self, sequence: Sequence) -> None:
-        """Back to the queue; its blocks stay cached as long as memory lasts, the rest is computed again."""
-        self._leave(sequence)
-        sequence.preemptions += 1
-        self._preempted = True
+    def _pause(self, sequence: Sequence) -> None:
+        """Out of the batch, its KV stays on the device until somebody needs the memory."""
+        table, sequence.table = sequence.table, blocks_of()
+        decoding = sequence.decoding
+        self._leave(sequence, keep_progress=True)
+        sequence.table, sequence.decoding = table, decoding
+        if table:
+            insort(self._paused, sequence, key=_order)
         self._enqueue(sequence)
 
-    def _leave(self, sequence: Sequence) -> None:
-        """A running sequence gives back its row and blocks."""
-        del self._running[self._place(sequence)]
-        self.cache.release(sequence.table)
-        self._rows.append(sequence.row)
-        sequence.table, sequence.row, sequence.synced = [], -1, 0
-        sequence.computed = sequence.adopted = 0
+    def _preempt(self, sequence: Sequence) -> None:
+        """Off the device: to the host if it fits there and copying is cheaper than computing again."""
+        saved = self._save(sequence)
+        paused = sequence.state is State.WAITING
+        self._leave(sequence)
+        if saved is not None:
+            sequence.saved = saved
+        sequence.preemptions += 1
+        if not paused:
+            self._enqueue(sequence)
 
-    def _place(self, sequence: Sequence) -> int:
-        return bisect_left(self._running, sequence.order, key=_order)
+    def _save(self, sequence: Sequence) -> Blocks[int] | None:
+        """Copies of a sequence's blocks on the host, held; None if there is no room or computing is cheaper."""
+        full = sequence.computed // BLOCK_TOKENS
+        digest = self.publish_tail(sequence)
+        if digest is None:
+            return None
+        sequence.tail = (digest, sequence.computed)
+        digests = sequence.hashes[:full]
+        if sequence.computed % BLOCK_TOKENS:
+            digests.append(digest)
+        table = sequence.table[: len(digests)]
+        copying_s = 2 * len(table) * self.copy_s_per_block
+        if copying_s > sequence.computed * self.prefill_s_per_token or not self.cache.device.pool.all_listed(table):
+            return None
+        return self.cache.save(table, digests, sequence.program)
+
+    def _unsave(self, sequence: Sequence) -> None:
+        """Let go of what is held on the host."""
+        if sequence.saved:
+            self.cache.host.pool.drop(sequence.saved)
+            sequence.saved = blocks_of()
+
+    def _leave(self, sequence: Sequence, *, keep_progress: bool = False) -> None:
+        """A sequence gives back its row, its blocks and its place among those that run or are paused."""
+        self._ends += 1
+        if sequence.state is State.RUNNING:
+            del self._running[self._place(self._running, sequence)]
+            self._prefilling.pop(sequence, None)
+            self._rows.append(sequence.row)
+            self._stale = self._stale or sequence.decoding
+        elif sequence.table:
+            del self._paused[self._place(self._paused, sequence)]
+        if sequence.table:
+            self.cache.release(sequence.table)
+            sequence.table = blocks_of()
+        self._unsave(sequence)
+        self._owe(sequence, 0)
+        sequence.row, sequence.synced = -1, 0
+        if not keep_progress:
+            sequence.computed = sequence.adopted = sequence.shared = 0
+        sequence.decoding = sequence.stalled = False
+
+    @staticmethod
+    def _place(ordered: list[Sequence], sequence: Sequence) -> int:
+        return bisect_left(ordered, sequence.order, key=_order)
 
     def _enqueue(self, sequence: Sequence) -> None:
         sequence.state = State.WAITING
@@ -311,14 +626,19 @@ class Scheduler:
         self._queued[sequence.program] += 1
         self._unplaced.append(sequence)
 
-    def _dequeued(self, sequence: Sequence) -> None:
-        """A sequence waits no more; leases that only its program's queued calls kept end with the last of them."""
+    def _dequeued(self, sequence: Sequence, *, settle: bool = True) -> None:
+        """A sequence waits no more."""
         self.waiting -= 1
         self.waiting_tokens -= len(sequence.tokens)
         self._queued[sequence.program] -= 1
-        if not self._queued[sequence.program]:
-            del self._queued[sequence.program]
-            self.cache.leases.settle(sequence.program)
+        if settle:
+            self._settle(sequence.program)
+
+    def _settle(self, program: str) -> None:
+        """Leases that only a program's queued calls kept end with the last of them."""
+        if not self._queued[program]:
+            del self._queued[program]
+            self.cache.leases.settle(program)
 
     def _head(self) -> Sequence | None:
         """The first in order of those that wait."""
@@ -330,13 +650,14 @@ class Scheduler:
 
     def _place_all(self) -> None:
         """Bring what is new or has a new key into the heap; rebuild it when that is cheaper, or mostly stale."""
-        entries = [(s.key, s.arrival, s) for s in self._unplaced if s.state is State.WAITING]
+        waiting = State.WAITING
+        entries = [(s.key, s.arrival, s) for s in self._unplaced if s.state is waiting]
         self._unplaced.clear()
         if 8 * len(entries) < len(self._heap) < 2 * self.waiting + 64:
             for entry in entries:
                 heapq.heappush(self._heap, entry)
         else:
-            entries += [entry for entry in self._heap if self._is_current(entry)]
+            entries += [entry for entry in self._heap if entry[2].state is waiting and entry[2].key == entry[0]]
             heapq.heapify(entries)
             self._heap = entries
 
@@ -347,7 +668,8 @@ class Scheduler:
     def check(self) -> None:
         """Raise AssertionError unless all invariants hold, those of the cache included."""
         self.cache.check()
-        assert self._running == sorted(self._running, key=_order), "running sequences are out of order"
+        for ordered in (self._running, self._paused):
+            assert ordered == sorted(ordered, key=_order), "sequences are out of order"
         live = [sequence for calls in self._live.values() for sequence in calls.values()]
         waiting = [sequence for sequence in live if sequence.state is State.WAITING]
         assert len(waiting) == self.waiting == self._queued.total(), "waiting sequences are miscounted"
@@ -355,11 +677,23 @@ class Scheduler:
         placed = {entry[2].id for entry in self._heap if self._is_current(entry)}
         assert {s.id for s in waiting} <= placed | {s.id for s in self._unplaced}, "a waiting sequence is not queued"
         assert sorted(s.id for s in live if s.state is State.RUNNING) == sorted(s.id for s in self._running)
+        assert {s.id for s in waiting if s.table} == {s.id for s in self._paused}, "a paused sequence is lost"
+        assert {s.id for s in self._running if not s.decoding} == {s.id for s in self._prefilling}
         rows = [sequence.row for sequence in self._running] + self._rows
         assert sorted(rows) == list(range(self._max_running)), "rows are lost or shared"
-        held = Counter(block for sequence in self._running for block in sequence.table)
-        assert all(self.cache.pool.refs(block) == count for block, count in held.items()), "references differ"
-        assert self.cache.pool.active == len(held), "a block is active without a sequence"
-        for sequence in self._running:
+        assert self._owed == sum(s.owed for s in live), "owed blocks are miscounted"
+        for store, tables in (
+            (self.cache.device, [s.table for s in live]),
+            (self.cache.host, [s.saved for s in live]),
+        ):
+            held = Counter(block for table in tables for block in table)
+            assert all(store.pool.refs(block) == count for block, count in held.items()), "references differ"
+            assert store.pool.active == len(held), "a block is active without a sequence"
+        for sequence in self._running + self._paused:
             assert sequence.computed <= len(sequence.table) * BLOCK_TOKENS, "a table is too short"
             assert sequence.computed < len(sequence.tokens), "a sequence has nothing left to compute"
+            assert not sequence.decoding or sequence.computed == len(sequence.tokens) - 1, "a decode is not at its end"
+        for sequence in () if self._stale else self._decodes:
+            assert sequence.decoding and sequence.state is State.RUNNING, "a sequence decodes that should not"
+        lacking = {s.id for s in self._running if s.decoding and len(s.table) * BLOCK_TOKENS <= s.computed}
+        assert lacking <= {s.id for s in self._filled}, "a sequence waits for a block that nobody brings"

@@ -1,13 +1,15 @@
-"""One request as the scheduler and the runner see it: tokens, how far they are computed, where their KV lies."""
+"""One output as the scheduler and the runner see it: tokens, how far they are computed, where their KV lies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.config import BLOCK_TOKENS
-from engine.kv.prefix import extend_chain
+from engine.kv.blocks import Blocks, blocks_of
+from engine.kv.cache import Path
+from engine.kv.prefix import Digest, extend_chain, tail_digest
 from engine.protocol import PriorityKey, SamplingParams
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ def blocks_for(tokens: int) -> int:
 
 
 class State(Enum):
+    """WAITING with a `table`: paused, its KV stays on the device; with `saved`: swapped, it is held on the host."""
+
     WAITING = auto()
     RUNNING = auto()
     ENDED = auto()
@@ -30,9 +34,14 @@ class Sequence:
     """A prompt and what was generated after it.
 
     `computed` tokens have their KV in the blocks of `table`; the rest of `tokens` is still to be run. `hashes` names
-    the full blocks of `tokens`; the first `adopted` blocks were computed by others, `cached_tokens` before the first
-    new token. `row` is the sequence's place in the runner's batch while it runs, and `synced` how
-    many entries of `table` the runner knows.
+    the full blocks of `tokens`; the first `adopted` blocks were not computed by this sequence, the first `shared` of
+    them were on the device already; `cached_tokens` were found before the first new token, `recomputed_tokens` had
+    been evicted. `tail`: (digest, tokens) of a partial block that may be gone on with where the full blocks end.
+    `path`: where an earlier chain's prefix of these tokens lay; `continues`: that chain's request. `expected` is the
+    output length to plan memory with, and `owed` the blocks it will still take by that. `draft`: tokens guessed to
+    come next, to be verified in one step; `logprob`: the sum over the output, if the sampler was asked for it.
+    `decoding`: the prompt is done; `stalled`: there is no memory for the next token. `row` is the sequence's place in
+    the runner's batch while it runs, and `synced` how many entries of `table` the runner knows.
     """
 
     id: str
@@ -43,17 +52,29 @@ class Sequence:
     key: PriorityKey = (0.0,)
     salt: str = ""
     matcher: Matcher | None = None
+    expected: int = 0
+    continues: str = ""
     arrival: int = 0
     state: State = State.WAITING
     prompt_tokens: int = 0
     computed: int = 0
     adopted: int = 0
+    shared: int = 0
     cached_tokens: int = 0
+    recomputed_tokens: int = 0
     preemptions: int = 0
-    table: list[int] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
+    owed: int = 0
+    table: Blocks[int] = field(default_factory=blocks_of)
+    saved: Blocks[int] = field(default_factory=blocks_of)
+    hashes: list[Any] = field(default_factory=list)
+    tail: tuple[Digest, int] | None = None
+    path: Path | None = None
     row: int = -1
     synced: int = 0
+    draft: tuple[int, ...] = ()
+    logprob: float = 0.0
+    decoding: bool = False
+    stalled: bool = False
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)
@@ -67,7 +88,20 @@ class Sequence:
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_tokens
 
-    def hash_blocks(self) -> list[bytes]:
-        """The hashes of all full blocks of `tokens`, each computed once."""
+    @property
+    def mean_logprob(self) -> float:
+        return self.logprob / max(self.generated, 1)
+
+    @property
+    def remaining(self) -> int:
+        """Output tokens still expected; a block's worth of one that outlives its estimate."""
+        return min(max(self.expected - self.generated, BLOCK_TOKENS), self.max_tokens - self.generated)
+
+    def hash_blocks(self) -> list[Any]:
+        """The digests of all full blocks of `tokens`, each computed once."""
         extend_chain(self.hashes, self.tokens, self.salt)
         return self.hashes
+
+    def tail_digest(self) -> Digest | None:
+        """The name of the partial last block of what is computed; None if there is none."""
+        return tail_digest(self.hash_blocks(), self.tokens, self.computed, self.salt)

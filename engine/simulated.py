@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from engine.clock import LoopClock
 from engine.config import BLOCK_TOKENS, EngineConfig
 from engine.costs import EngineProfile, Work, pairs_of
+from engine.kv.cache import CopyKind
 from engine.local import Delivery, LocalEngine, _Call
 from engine.protocol import (
     Capabilities,
@@ -32,7 +33,7 @@ from engine.protocol import (
     PriorityKey,
     TokenChunk,
 )
-from engine.scheduler import Step
+from engine.scheduler import Result, Step
 from engine.sequence import Sequence
 from engine.streams import PromptBook, StreamCodec, StreamTokens
 
@@ -88,7 +89,7 @@ class SimulatedCore(LocalEngine):
             return 0
         if self._profile.shared_prefix_decode:
             prefilling = sum(len(piece.sequence.table) - piece.sequence.adopted for piece in step.pieces)
-            return (self._cache.pool.active - prefilling) * BLOCK_TOKENS
+            return (self._cache.device.pool.active - prefilling) * BLOCK_TOKENS
         return sum(sequence.computed for sequence in step.decodes) + len(step.decodes)
 
     def alike(self, step: Step) -> int:
@@ -101,7 +102,7 @@ class SimulatedCore(LocalEngine):
             if not isinstance(tokens, StreamTokens):
                 return 1
             steps = min(steps, self._left(sequence, tokens))
-        available = self._cache.available
+        available = self._cache.device.pool.available
         if steps * len(step.decodes) // BLOCK_TOKENS + len(step.decodes) > available:
             steps = max(1, (available - len(step.decodes)) * BLOCK_TOKENS // len(step.decodes))
         return steps
@@ -131,7 +132,7 @@ class SimulatedCore(LocalEngine):
         drawn = (params.seed, params.temperature) if params.temperature else ()
         return hash((prefix, sequence.generated, drawn)) % StreamCodec.vocab_size
 
-    def _deliver(self, call: _Call, result: int | EngineError, now_s: float) -> None:
+    def _deliver(self, call: _Call, result: Result, now_s: float) -> None:
         sequence = call.sequence
         tokens = sequence.tokens
         if not isinstance(tokens, StreamTokens):
@@ -158,6 +159,11 @@ class _NoRunner:
 
     def run(self, step: Step) -> list[int | EngineError]:
         raise EngineError("a simulated engine is stepped by its event loop")
+
+    copy_s_per_block = 0.0
+
+    def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:
+        return
 
     def wipe(self, blocks: Seq[int]) -> None:
         return

@@ -54,6 +54,11 @@ class TextCodec:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def spell(self, ids: Sequence[int]) -> str:
+        """The text of ids as a rendered prompt has it: special tokens included."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
     def stream(self, stops: Sequence[str] = ()) -> TextStream:
         """The text of a new output, which ends before the first of `stops`."""
         return TextStream(self, stops)

@@ -1,4 +1,4 @@
-"""Which blocks of KV memory are held, and by whom: counts only. Knows neither tokens, hashes nor time.
+"""Which blocks of one tier are held, and by whom: counts only. Knows neither tokens, hashes nor time.
 
 Every block is in one state: *free*; *active* (sequences refer to it); *leased* (only leases hold it); *cached* (nobody
 holds it, its contents are kept until the memory is wanted).
@@ -7,118 +7,208 @@ Invariant, `check()`: free + cached + leased + active = total.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Blocks = array  # of "i": numbers of blocks, the root first where they are a chain
+_Numbers = NDArray[np.int32]
+
+
+def blocks_of(numbers: Iterable[int] = ()) -> Blocks[int]:
+    return array("i", numbers)
 
 
 class BlockPool:
     """Reference and lease counts of `total` blocks, the free list, and the order in which cached blocks are evicted.
 
-    Eviction is least recently used first, and leaf first by construction: whoever holds a block of a chain holds its
-    ancestors too, and chains are let go of from their tail, so a child always queues before its parent.
+    All methods take whole chains, so that their cost hardly grows with the length. Eviction is least recently used
+    first, and leaf first: whoever holds a block of a chain holds its ancestors too, and chains are let go of from
+    their tail, so a child always queues before its parent. `listed` says whose contents can be found again: others
+    become free when nobody holds them.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.active = 0
-        self.leased = 0
-        self._refs = [0] * total
-        self._leases = [0] * total
-        self._free = list(range(total - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()
+        self.active = self.leased = self.cached = 0
         self.under_lease = 0
         """Blocks that a lease holds, whether sequences refer to them or not: what a lease budget is counted in."""
+        self.listed: NDArray[np.bool_] = np.zeros(total, np.bool_)
+        self._refs: _Numbers = np.zeros(total, np.int32)
+        self._leases: _Numbers = np.zeros(total, np.int32)
+        self._free = list(range(total - 1, -1, -1))
+        # Runs in the order in which they were let go of. A block in a run is cached if its mark is still the run's.
+        self._runs: deque[tuple[int, _Numbers]] = deque()
+        self._marks: NDArray[np.int64] = np.zeros(total, np.int64)
+        self._number = 0
+        self._queued = 0
 
     @property
     def free(self) -> int:
         return len(self._free)
 
     @property
-    def cached(self) -> int:
-        return len(self._cached)
+    def available(self) -> int:
+        """Blocks that can be had without hurting anyone."""
+        return len(self._free) + self.cached
 
     def refs(self, block: int) -> int:
         """How many sequences hold `block`."""
-        return self._refs[block]
-
-    def is_cached(self, block: int) -> bool:
-        return block in self._cached
-
-    def is_free(self, block: int) -> bool:
-        return not self._refs[block] and not self._leases[block] and block not in self._cached
+        return int(self._refs[block])
 
     def is_leased(self, block: int) -> bool:
-        return self._leases[block] > 0
+        return bool(self._leases[block])
 
-    def take(self) -> int | None:
-        """A free block, now active with one reference; None if none is free."""
-        if not self._free:
+    def is_cached(self, block: int) -> bool:
+        return bool(self._marks[block])
+
+    def is_free(self, block: int) -> bool:
+        return not (self._refs[block] or self._leases[block] or self._marks[block])
+
+    def idle(self, blocks: Blocks[int]) -> int:
+        """How many of `blocks` are cached."""
+        return int(np.count_nonzero(self._marks[np.asarray(blocks)]))
+
+    def all_listed(self, blocks: Blocks[int]) -> bool:
+        """Whether the contents of all `blocks` can be found by others."""
+        return bool(self.listed[np.asarray(blocks)].all())
+
+    def take(self, count: int) -> Blocks[int] | None:
+        """`count` (>= 1) free blocks, now active with one reference; None if there are not so many."""
+        free = self._free
+        if len(free) < count:
             return None
-        block = self._free.pop()
-        self._refs[block] = 1
-        self.active += 1
-        return block
-
-    def refer(self, block: int) -> None:
-        """One more sequence holds `block`, which is active, leased or cached."""
-        if self._refs[block] == 0:
-            if self._leases[block]:
-                self.leased -= 1
-            else:
-                del self._cached[block]
-            self.active += 1
-        self._refs[block] += 1
-
-    def drop(self, block: int, *, keep: bool) -> None:
-        """A sequence lets go of `block`. The last one leaves it leased, else cached if `keep`, else free."""
-        self._refs[block] -= 1
-        if self._refs[block] == 0:
-            self.active -= 1
-            if self._leases[block]:
-                self.leased += 1
-            else:
-                self._leave(block, keep)
-
-    def lease(self, block: int) -> None:
-        """One more lease holds `block`, which is active, leased or cached."""
-        if self._leases[block] == 0:
-            self.under_lease += 1
-            if self._refs[block] == 0:
-                del self._cached[block]
-                self.leased += 1
-        self._leases[block] += 1
-
-    def unlease(self, block: int, *, keep: bool) -> None:
-        """A lease lets go of `block`."""
-        self._leases[block] -= 1
-        if self._leases[block] == 0:
-            self.under_lease -= 1
-            if self._refs[block] == 0:
-                self.leased -= 1
-                self._leave(block, keep)
-
-    def next_evicted(self) -> int | None:
-        """The cached block that goes next; None if none is cached."""
-        return next(iter(self._cached), None)
-
-    def evict(self, block: int) -> None:
-        """A cached block becomes free: its contents are given up."""
-        del self._cached[block]
-        self._free.append(block)
-
-    def _leave(self, block: int, keep: bool) -> None:
-        if keep:
-            self._cached[block] = None
+        taken = blocks_of(free[-count:])
+        del free[-count:]
+        if count == 1:
+            self._refs[taken[0]] = 1
         else:
-            self._free.append(block)
+            self._refs[np.asarray(taken)] = 1
+        self.active += count
+        return taken
+
+    def refer(self, blocks: Blocks[int]) -> None:
+        """One more sequence holds `blocks`, which are active, leased or cached."""
+        places = np.asarray(blocks)
+        idle = places[self._refs[places] == 0]
+        self._refs[places] += 1
+        self.active += len(idle)
+        cached = self._uncache(idle)
+        self.leased -= len(idle) - cached
+
+    def drop(self, blocks: Blocks[int]) -> None:
+        """A sequence lets go of a chain. What nobody else holds becomes leased, else cached if listed, else free."""
+        places = np.asarray(blocks)[::-1]
+        self._refs[places] -= 1
+        idle = places[self._refs[places] == 0]
+        self.active -= len(idle)
+        held = self._leases[idle] > 0
+        self.leased += int(np.count_nonzero(held))
+        self._leave(idle[~held])
+
+    def lease(self, blocks: Blocks[int]) -> None:
+        """One more lease holds `blocks`, which are active, leased or cached."""
+        places = np.asarray(blocks)
+        new = places[self._leases[places] == 0]
+        self._leases[places] += 1
+        self.under_lease += len(new)
+        self.leased += self._uncache(new)
+
+    def unlease(self, blocks: Blocks[int]) -> None:
+        """A lease lets go of a chain."""
+        places = np.asarray(blocks)[::-1]
+        self._leases[places] -= 1
+        ended = places[self._leases[places] == 0]
+        self.under_lease -= len(ended)
+        idle = ended[self._refs[ended] == 0]
+        self.leased -= len(idle)
+        self._leave(idle)
+
+    def newly_leased(self, blocks: Blocks[int]) -> NDArray[np.bool_]:
+        """Which of `blocks` no lease holds yet."""
+        unleased: NDArray[np.bool_] = self._leases[np.asarray(blocks)] == 0
+        return unleased
+
+    def holds_leases(self, counts: NDArray[np.int32]) -> bool:
+        """Whether block i is held by `counts[i]` leases."""
+        return bool(np.array_equal(self._leases, counts))
+
+    def evict(self, count: int) -> list[int]:
+        """Up to `count` cached blocks, those to go next, become free; they must be unlisted then."""
+        gone: list[int] = []
+        while len(gone) < count and self._runs:
+            mark, run = self._runs.popleft()
+            wanted = count - len(gone)
+            chosen, rest = run[:wanted], run[wanted:]
+            if len(rest):
+                self._runs.appendleft((mark, rest))
+            self._queued -= len(chosen)
+            gone += chosen[self._marks[chosen] == mark].tolist()
+        if gone:
+            self._marks[np.asarray(gone)] = 0
+            self.cached -= len(gone)
+            self._free += gone
+        return gone
+
+    def discard(self, blocks: list[int]) -> None:
+        """Cached ones among `blocks` become free, out of turn; they are unlisted already."""
+        places = np.asarray(blocks, np.int32)
+        gone = places[self._marks[places] > 0]
+        self._uncache(gone)
+        self._free += gone.tolist()
+
+    def cached_order(self) -> Iterator[int]:
+        """All cached blocks, the next to be evicted first."""
+        for mark, run in self._runs:
+            yield from run[self._marks[run] == mark].tolist()
+
+    def _uncache(self, places: _Numbers) -> int:
+        """Take what is cached among `places` out of the order of eviction; how many that were."""
+        cached = int(np.count_nonzero(self._marks[places]))
+        if cached:
+            self._marks[places] = 0
+            self.cached -= cached
+        return cached
+
+    def _leave(self, places: _Numbers) -> None:
+        """Nobody holds `places` (leaves first) any more."""
+        if not len(places):
+            return
+        kept = self.listed[places]
+        run = places[kept]
+        if len(run) < len(places):
+            self._free += places[~kept].tolist()
+        if len(run):
+            self._number += 1
+            self._marks[run] = self._number
+            self._runs.append((self._number, run))
+            self.cached += len(run)
+            self._queued += len(run)
+            if self._queued > 4 * self.total + 64:
+                self._compact()
+
+    def _compact(self) -> None:
+        """Drop what is no longer cached from the order of eviction."""
+        kept = ((mark, run[self._marks[run] == mark]) for mark, run in self._runs)
+        self._runs = deque((mark, run) for mark, run in kept if len(run))
+        self._queued = self.cached
 
     def check(self) -> None:
         """Raise AssertionError unless every block is in exactly one state and the counts are true."""
-        active = {block for block, refs in enumerate(self._refs) if refs > 0}
-        leased = {block for block, leases in enumerate(self._leases) if leases > 0} - active
-        free = set(self._free)
-        assert min(self._refs, default=0) >= 0 and min(self._leases, default=0) >= 0, "a count fell below zero"
-        assert len(free) == len(self._free), "a block is free twice"
-        assert (self.active, self.leased) == (len(active), len(leased)), "counters differ from states"
-        assert self.under_lease == sum(leases > 0 for leases in self._leases), "blocks under lease are miscounted"
-        groups = (free, set(self._cached), leased, active)
-        assert sum(map(len, groups)) == self.total == len(set().union(*groups)), "states overlap or miss a block"
+        refs, leases, cached = self._refs, self._leases, self._marks > 0
+        free = np.zeros(self.total, np.bool_)
+        free[self._free] = True
+        assert self.total == 0 or min(int(refs.min()), int(leases.min())) >= 0, "a count fell below zero"
+        assert int(free.sum()) == len(self._free), "a block is free twice"
+        active, leased = refs > 0, (leases > 0) & (refs == 0)
+        counts = (int(active.sum()), int(leased.sum()), int(cached.sum()))
+        assert (self.active, self.leased, self.cached) == counts, "counters differ from states"
+        assert self.under_lease == int((leases > 0).sum()), "blocks under lease are miscounted"
+        states = free.astype(np.int8) + cached + leased + active
+        assert self.total == 0 or bool((states == 1).all()), "states overlap or miss a block"
+        assert sum(1 for _ in self.cached_order()) == self.cached, "a cached block is never evicted"
+        assert not bool((self.listed & free).any()), "a free block can be found"
+        assert not bool((~self.listed & (cached | leased)).any()), "a kept block cannot be found"

@@ -1,135 +1,228 @@
-"""The KV cache as the scheduler sees it: blocks for sequences, found again by prefix, kept by leases.
+"""The KV cache as the scheduler sees it: blocks for sequences in two tiers, found again by prefix, kept by leases.
 
-Joins the pool (who holds), the index (what is inside) and the leases (until when). Never touches tensors.
+Joins pools (who holds), indexes (what is inside) and leases (until when), and writes down which copies the device has
+to make, in order. Never touches tensors.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from engine.clock import Clock
 from engine.config import BLOCK_TOKENS
-from engine.kv.blocks import BlockPool
+from engine.kv.blocks import BlockPool, Blocks, blocks_of
 from engine.kv.leases import LeaseTable
-from engine.kv.prefix import ROOT, PrefixIndex, extend_chain
-from engine.protocol import EngineEvent, EngineEventKind
+from engine.kv.prefix import ROOT, Digest, PrefixIndex
+from engine.protocol import EngineEvent, EngineEventKind, Tier
+
+
+class CopyKind(Enum):
+    DEVICE_TO_HOST = auto()
+    HOST_TO_DEVICE = auto()
+    DEVICE_TO_DEVICE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Where a chain was. Still true if the last block is listed with the same `serial`: its ancestors are then, too."""
+
+    blocks: Blocks[int]
+    serial: int
+
+
+class Store:
+    """The blocks of one tier: held by `pool`, found by `index`; the least recently used give way."""
+
+    def __init__(self, tier: Tier, total: int) -> None:
+        self.tier = tier
+        self.pool = BlockPool(total)
+        self.index = PrefixIndex(self.pool.listed)
+        self.evicted: dict[Digest, None] = {}
+        self.changes: Counter[tuple[EngineEventKind, str]] = Counter()
+
+    def take(self, count: int) -> Blocks[int] | None:
+        """`count` blocks to write, free or cached; None if there are not so many."""
+        short = count - self.pool.free
+        if short > 0:
+            if short > self.pool.cached:
+                return None
+            self.unlist(self.pool.evict(short))
+        return self.pool.take(count)
+
+    def unlist(self, blocks: list[int]) -> None:
+        """Nobody finds `blocks` any more; a bounded number of their digests is remembered as `evicted`."""
+        self.changes.update((EngineEventKind.EVICTED, self.index.program(block)) for block in blocks)
+        self.evicted.update(dict.fromkeys(self.index.remove(blocks)))
+        surplus = len(self.evicted) - 4 * self.pool.total
+        if surplus > self.pool.total:
+            for digest in list(self.evicted)[:surplus]:
+                del self.evicted[digest]
+
+    def enlist(self, blocks: Blocks[int], digests: Sequence[Digest], parent: int, program: str) -> None:
+        """Let others find held blocks."""
+        self.index.insert(blocks, digests, parent, program)
+        self.changes[EngineEventKind.STORED, program] += len(blocks)
+
+    def path(self, blocks: Blocks[int]) -> Path | None:
+        """Where a chain of listed blocks is now."""
+        return Path(blocks, self.index.serial(blocks[-1])) if blocks and blocks[-1] in self.index else None
+
+    def check(self) -> None:
+        self.pool.check()
+        self.index.check()
 
 
 class BlockCache:
-    """Hands out blocks and takes them back; `events` collects what changed until someone drains it.
+    """Hands out blocks and takes them back. `copies` are to be made in order, before anything else is computed.
 
-    Invariants (`check`): those of the pool, the index and the leases; and a block is listed in the index if it is
-    cached or leased, since nothing else could find it again.
+    Invariants (`check`): those of both tiers and of the leases. A block is listed if it is cached or leased, since
+    nothing else could find it again.
     """
 
     def __init__(
-        self, total: int, clock: Clock, *, lease_blocks: int = 0, max_ttl_s: float = 0.0, block_bytes: int = 1
+        self,
+        total: int,
+        clock: Clock,
+        *,
+        host_blocks: int = 0,
+        lease_share: float = 0.0,
+        max_ttl_s: float = 0.0,
+        block_bytes: int = 1,
     ) -> None:
-        self.pool = BlockPool(total)
-        self.index = PrefixIndex(total)
-        self.leases = LeaseTable(
-            self.pool, self.index, clock, budget=lease_blocks, max_ttl_s=max_ttl_s, block_bytes=block_bytes
-        )
-        self._changes: dict[tuple[EngineEventKind, str], int] = {}
+        self.device, self.host = Store(Tier.DEVICE, total), Store(Tier.HOST, host_blocks)
+        self.copies: list[tuple[CopyKind, list[tuple[int, int]]]] = []
+        self.leases = LeaseTable(self, clock, share=lease_share, max_ttl_s=max_ttl_s, block_bytes=block_bytes)
 
-    @property
-    def available(self) -> int:
-        """Blocks that can be had without hurting anyone: free and cached."""
-        return self.pool.free + self.pool.cached
+    def take(self, count: int, *, may_break_leases: bool) -> Blocks[int] | None:
+        """`count` device blocks to write: free, else the least recently used cached ones, else broken leases'."""
+        taken = self.device.take(count)
+        while taken is None and may_break_leases and self.leases.break_one():
+            taken = self.device.take(count)
+        return taken
 
-    def take(self, *, may_break_leases: bool) -> int | None:
-        """A block to write: free, else the least recently used cached one, else, if allowed, a broken lease's."""
-        block = self.pool.take()
-        while block is None:
-            if self.pool.cached:
-                self._evict()
-            elif not (may_break_leases and self.leases.break_one()):
-                return None
-            block = self.pool.take()
-        return block
+    def find(self, digests: Sequence[Digest], limit: int, hint: Path | None = None) -> Blocks[int]:
+        """The device blocks of the longest resident prefix of at most `limit` blocks. `hint`: where a prefix was."""
+        index, known = self.device.index, blocks_of()
+        if hint is not None and len(hint.blocks) <= limit and index.serial(hint.blocks[-1]) == hint.serial:
+            known = hint.blocks
+        return known + index.run(digests, len(known), limit)
 
-    def adopt(self, digest: bytes) -> int | None:
-        """The block that already holds this prefix, now also held by the caller; None if there is none."""
-        block = self.index.get(digest)
-        if block is not None:
-            self.pool.refer(block)
-        return block
+    def publish(self, table: Blocks[int], digests: Sequence[Digest], first: int, end: int, program: str) -> int:
+        """Let others find the held, full blocks `table[first:end]`; how many tokens of them had been evicted before.
 
-    def publish(self, block: int, digest: bytes, parent: int, program: str) -> int:
-        """Let others find a held, full block. Returns the block to hold from now on.
-
-        It is another one if the same prefix is already listed: then `block` is given back and the caller holds the
-        listed one instead, so that the lineage stays a tree of single blocks. A block whose parent was forgotten stays
-        private.
+        A prefix that is listed already stays where it is: the table's own block is given back and the listed one held
+        instead, so that the lineage stays a tree of single blocks. Blocks whose parent was forgotten stay private.
         """
-        if parent != ROOT and parent not in self.index:
-            return block
-        listed = self.index.get(digest)
-        if listed is None:
-            self.index.insert(block, digest, parent, program)
-            self._count(EngineEventKind.STORED, program)
-            return block
-        if listed != block:
-            self.pool.refer(listed)
-            self.pool.drop(block, keep=False)
-        return listed
+        index, pool = self.device.index, self.device.pool
+        while first < end:
+            parent = table[first - 1] if first else ROOT
+            if parent != ROOT and parent not in index:
+                return 0
+            block, listed = table[first], index.get(digests[first])
+            if listed is None and block not in index:
+                break
+            if listed is None:  # it was found as somebody's partial block
+                index.rename(block, digests[first])
+            elif listed != block:
+                pool.refer(blocks_of((listed,)))
+                pool.drop(blocks_of((block,)))
+                table[first] = listed
+            first += 1
+        if first == end:
+            return 0
+        new = digests[first:end]
+        self.device.enlist(table[first:end], new, table[first - 1] if first else ROOT, program)
+        evicted = self.device.evicted
+        again = [digest for digest in new if digest in evicted] if evicted else []
+        for digest in again:
+            del evicted[digest]
+        return len(again) * BLOCK_TOKENS
 
-    def release(self, table: Sequence[int]) -> None:
-        """A sequence lets go of its chain, from the tail."""
-        for block in reversed(table):
-            self.pool.drop(block, keep=block in self.index)
-
-    def forget(self, block: int) -> None:
-        """Make sure that nobody finds `block` again, nor anything computed from it. Leases on them are broken."""
-        if block not in self.index:
+    def publish_tail(self, table: Blocks[int], digest: Digest, program: str) -> None:
+        """Let others find the partial last block of a chain."""
+        index, block = self.device.index, table[-1]
+        parent = table[-2] if len(table) > 1 else ROOT
+        if index.get(digest) is not None or (parent != ROOT and parent not in index):
             return
-        for node in list(self.index.subtree(block)):
-            while self.pool.is_leased(node):
-                self.leases.break_holder(node)
-            program = self.index.program(node)
-            self.index.remove(node)
-            self._count(EngineEventKind.EVICTED, program)
-            if self.pool.is_cached(node):
-                self.pool.evict(node)
+        if block in index:
+            index.rename(block, digest)
+        else:
+            index.insert(blocks_of((block,)), (digest,), parent, program)
 
-    def cached_blocks(self, hashes: Sequence[bytes], tokens: int) -> tuple[int, int]:
-        """(blocks of the chain that are here, those of them that nobody holds). The last token is always computed."""
-        found = self.index.match(hashes, (tokens - 1) // BLOCK_TOKENS)
-        return len(found), sum(map(self.pool.is_cached, found))
+    def release(self, table: Blocks[int]) -> None:
+        """A sequence lets go of its chain."""
+        self.device.pool.drop(table)
 
-    def chain(self, tokens: Sequence[int], salt: str) -> list[int]:
-        """The resident blocks of a token chain, from its root."""
-        hashes: list[bytes] = []
-        extend_chain(hashes, tokens, salt)
-        return self.index.match(hashes, len(hashes))
+    # between the tiers
+
+    def copy(self, kind: CopyKind, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Have blocks copied after all that was computed or copied before."""
+        pairs = list(zip(sources, targets, strict=True))
+        if self.copies and self.copies[-1][0] is kind:
+            self.copies[-1][1].extend(pairs)
+        elif pairs:
+            self.copies.append((kind, pairs))
+
+    def save(self, table: Blocks[int], digests: Sequence[Digest], program: str) -> Blocks[int] | None:
+        """Copy a chain of listed device blocks to the host, as far as it is not there; the host blocks, now held.
+
+        None, and nothing happens, if it does not fit beside what is held there.
+        """
+        host = self.host
+        known = host.index.run(digests, 0, len(digests))
+        host.pool.refer(known)
+        count = len(digests) - len(known)
+        new = host.take(count) if count else blocks_of()
+        if new is None:
+            host.pool.drop(known)
+            return None
+        host.enlist(new, digests[len(known) :], known[-1] if known else ROOT, program)
+        self.copy(CopyKind.DEVICE_TO_HOST, table[len(known) : len(digests)], new)
+        host.changes[EngineEventKind.SWAPPED, program] += count
+        return known + new
+
+    def load(
+        self, digests: Sequence[Digest], first: int, parent: int, sources: Blocks[int], program: str
+    ) -> Blocks[int]:
+        """Copy host blocks to the device, as the next of a chain; the device blocks, now held. As many as are free."""
+        if parent != ROOT and parent not in self.device.index:
+            return blocks_of()
+        taken = self.device.take(min(len(sources), self.device.pool.available)) if sources else None
+        if taken is None:
+            return blocks_of()
+        self.device.enlist(taken, digests[first : first + len(taken)], parent, program)
+        self.copy(CopyKind.HOST_TO_DEVICE, sources[: len(taken)], taken)
+        self.device.changes[EngineEventKind.SWAPPED, program] += len(taken)
+        return taken
+
+    def forget(self, digest: Digest) -> None:
+        """Make sure that nobody finds this prefix again, nor anything computed from it. Leases on it are broken."""
+        for store in (self.device, self.host):
+            block = store.index.get(digest)
+            if block is None:
+                continue
+            gone = store.index.subtree(block)
+            self.leases.break_holders(store.tier, gone)
+            store.unlist(gone)
+            store.pool.discard(gone)
 
     def drain_events(self) -> list[EngineEvent]:
         """What changed since the last call, blocks summed by program."""
-        if not self._changes and not self.leases.events:
-            return []
-        events = [EngineEvent(kind, program, count) for (kind, program), count in self._changes.items()]
-        events += self.leases.events
-        self._changes.clear()
-        self.leases.events.clear()
+        events = []
+        for store in (self.device, self.host):
+            if store.changes:
+                events += [EngineEvent(k, p, count, tier=store.tier) for (k, p), count in store.changes.items()]
+                store.changes.clear()
+        if self.leases.events:
+            events += self.leases.events
+            self.leases.events.clear()
         return events
-
-    def _evict(self) -> None:
-        block = self.pool.next_evicted()
-        assert block is not None
-        program = self.index.program(block)
-        self.index.remove(block)
-        self.pool.evict(block)
-        self._count(EngineEventKind.EVICTED, program)
-
-    def _count(self, kind: EngineEventKind, program: str) -> None:
-        change = (kind, program)
-        self._changes[change] = self._changes.get(change, 0) + 1
 
     def check(self) -> None:
         """Raise AssertionError unless all invariants hold."""
-        self.pool.check()
-        self.index.check()
+        self.device.check()
+        self.host.check()
         self.leases.check()
-        for block in range(self.pool.total):
-            if self.pool.is_cached(block) or self.pool.is_leased(block):
-                assert block in self.index, "a kept block cannot be found"

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.config import BLOCK_TOKENS
+from engine.kv.blocks import Blocks, blocks_of
+
+Digest = Hashable
+"""The name of a block's contents and of all that comes before it: a hash of a full block, a tuple for a partial one."""
 
 ROOT = -1
 _BLOCK_BYTES = BLOCK_TOKENS * 4
@@ -20,11 +31,11 @@ class KeyedTokens(ABC):
     """Tokens that know their blocks' names without being spelled out: those of simulated prompts."""
 
     @abstractmethod
-    def extend_keys(self, hashes: list[bytes], salt: str) -> None:
+    def extend_keys(self, hashes: list[Any], salt: str) -> None:
         """Append the names of the full blocks that `hashes` lacks; equal names mean equal tokens from the root on."""
 
 
-def extend_chain(hashes: list[bytes], tokens: Sequence[int] | KeyedTokens, salt: str) -> None:
+def extend_chain(hashes: list[Any], tokens: Sequence[int] | KeyedTokens, salt: str) -> None:
     """Append the hashes of the full blocks of `tokens` that `hashes` lacks.
 
     Hash of block i = BLAKE2b-128(hash of block i - 1, or of the salt; the block's ids as int32).
@@ -43,82 +54,108 @@ def extend_chain(hashes: list[bytes], tokens: Sequence[int] | KeyedTokens, salt:
         hashes.append(parent)
 
 
-class PrefixIndex:
-    """Finds blocks by hash and knows the tree they form.
+def tail_digest(hashes: Sequence[Digest], tokens: Sequence[int], computed: int, salt: str) -> Digest | None:
+    """The name of the partial last block of the first `computed` tokens; None if they end with a block."""
+    full = computed // BLOCK_TOKENS
+    if computed == full * BLOCK_TOKENS:
+        return None
+    return (hashes[full - 1] if full else salt, *tokens[full * BLOCK_TOKENS : computed])
 
-    Invariant, `check()`: a block is listed under exactly the hash it has; its parent is listed too, or it is a root;
-    parents and children agree.
+
+class PrefixIndex:
+    """Finds blocks of one tier by digest and knows the tree they form.
+
+    Invariant, `check()`: a block is listed under exactly one digest, and its parent is listed too, or it is a root. So
+    what is resident of a chain is always a prefix of it, and while a block stays listed its ancestors do, as the same
+    blocks: `serial` tells whether it stayed.
     """
 
-    def __init__(self, total: int) -> None:
-        self._blocks: dict[bytes, int] = {}
-        self._hash: list[bytes | None] = [None] * total
-        self._parent = [ROOT] * total
-        self._children: dict[int, set[int]] = {}
-        self._program = [""] * total
+    def __init__(self, listed: NDArray[np.bool_]) -> None:
+        self._listed = listed
+        self._blocks: dict[Digest, int] = {}
+        self._digest: dict[int, Digest] = {}
+        self._parent: dict[int, int] = {}
+        self._program: dict[int, str] = {}
+        self._serials: NDArray[np.int64] = np.zeros(len(listed), np.int64)
+        self._serial = 0
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def __contains__(self, block: int) -> bool:
-        return self._hash[block] is not None
+        return block in self._digest
 
-    def get(self, digest: bytes) -> int | None:
+    def get(self, digest: Digest) -> int | None:
         return self._blocks.get(digest)
 
-    def match(self, hashes: Sequence[bytes], limit: int) -> list[int]:
-        """The longest chain of at most `limit` blocks from the root that is here."""
-        found = []
-        for digest in hashes[:limit]:
-            block = self._blocks.get(digest)
-            if block is None:
-                break
-            found.append(block)
-        return found
+    def name(self, block: int) -> Digest | None:
+        """The digest under which `block` is listed."""
+        return self._digest.get(block)
+
+    def serial(self, block: int) -> int:
+        """A number that changes when `block` is listed anew; 0 while it is not listed."""
+        return int(self._serials[block])
+
+    def run(self, digests: Sequence[Digest], first: int, limit: int) -> Blocks[int]:
+        """The blocks of `digests[first:limit]` that are here, up to the first that is not."""
+        known = self._blocks
+        if first >= limit or digests[first] not in known:
+            return blocks_of()
+        end = bisect_left(digests, True, first + 1, max(limit, first + 1), key=lambda digest: digest not in known)
+        return blocks_of(map(known.__getitem__, digests[first:end]))
 
     def program(self, block: int) -> str:
         """The program that first stored the block."""
         return self._program[block]
 
-    def insert(self, block: int, digest: bytes, parent: int, program: str) -> None:
-        """List `block` under `digest`, which is not listed yet; `parent` is listed, or `ROOT`."""
+    def insert(self, blocks: Blocks[int], digests: Sequence[Digest], parent: int, program: str) -> None:
+        """List a run of blocks under digests that are not listed yet; `parent`, of the first, is listed, or `ROOT`."""
+        if not blocks:
+            return
+        self._blocks.update(zip(digests, blocks, strict=True))
+        self._digest.update(zip(blocks, digests, strict=True))
+        self._parent[blocks[0]] = parent
+        self._parent.update(zip(blocks[1:], blocks, strict=False))
+        self._program.update(zip(blocks, repeat(program), strict=False))
+        self._serial += 1
+        places = np.asarray(blocks)
+        self._listed[places] = True
+        self._serials[places] = self._serial
+
+    def rename(self, block: int, digest: Digest) -> None:
+        """A listed leaf holds more now: list it under `digest`, which is not listed yet."""
+        del self._blocks[self._digest[block]]
         self._blocks[digest] = block
-        self._hash[block] = digest
-        self._parent[block] = parent
-        self._program[block] = program
-        if parent != ROOT:
-            self._children.setdefault(parent, set()).add(block)
+        self._digest[block] = digest
+        self._serial += 1
+        self._serials[block] = self._serial
 
-    def remove(self, block: int) -> None:
-        """Forget a listed block that has no children."""
-        digest = self._hash[block]
-        assert digest is not None and block not in self._children, "only listed leaves can be removed"
-        del self._blocks[digest]
-        self._hash[block] = None
-        parent = self._parent[block]
-        if parent != ROOT:
-            siblings = self._children[parent]
-            siblings.remove(block)
-            if not siblings:
-                del self._children[parent]
+    def remove(self, blocks: list[int]) -> list[Digest]:
+        """Forget listed blocks whose descendants are listed no more after it; their digests."""
+        digests = list(map(self._digest.pop, blocks))
+        for table in (self._parent, self._program):
+            deque(map(table.pop, blocks), maxlen=0)
+        deque(map(self._blocks.pop, digests), maxlen=0)
+        places = np.asarray(blocks, np.int32)
+        self._listed[places] = False
+        self._serials[places] = 0
+        return digests
 
-    def subtree(self, block: int) -> Iterator[int]:
-        """`block` and all its descendants, children before parents."""
-        order, stack = [], [block]
-        while stack:
-            node = stack.pop()
-            order.append(node)
-            stack.extend(self._children.get(node, ()))
-        return reversed(order)
+    def subtree(self, block: int) -> list[int]:
+        """`block` and all its descendants. Looks at every listed block: for faults, not for steps."""
+        children: dict[int, list[int]] = {}
+        for child, parent in self._parent.items():
+            children.setdefault(parent, []).append(child)
+        found = [block]
+        for node in found:
+            found += children.get(node, ())
+        return found
 
     def check(self) -> None:
-        """Raise AssertionError unless the hash table and the tree agree."""
-        listed = {block for block, digest in enumerate(self._hash) if digest is not None}
-        assert listed == set(self._blocks.values()) and len(listed) == len(self._blocks), "a block is listed twice"
-        for digest, block in self._blocks.items():
-            assert self._hash[block] == digest, "a block is listed under a hash it has not"
-            parent = self._parent[block]
-            assert parent == ROOT or (parent in listed and block in self._children[parent]), "a parent is missing"
-        for parent, children in self._children.items():
-            assert children and all(self._parent[child] == parent for child in children), "children disagree"
-            assert parent in listed and children <= listed, "an unlisted block is in the tree"
+        """Raise AssertionError unless the tables agree."""
+        assert set(self._blocks.values()) == self._digest.keys(), "a block is listed twice"
+        assert self._digest.keys() == self._parent.keys() == self._program.keys(), "tables differ"
+        assert set(np.flatnonzero(self._listed).tolist()) == self._digest.keys(), "marks differ"
+        for block, digest in self._digest.items():
+            assert self._blocks[digest] == block, "a block is listed under a digest it has not"
+            assert self._parent[block] == ROOT or self._parent[block] in self._digest, "a parent is missing"

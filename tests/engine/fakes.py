@@ -10,6 +10,7 @@ from collections.abc import Sequence as Seq
 
 from engine.clock import Clock
 from engine.config import BLOCK_TOKENS, EngineConfig
+from engine.kv.cache import CopyKind
 from engine.local import LocalEngine
 from engine.protocol import EngineError, ModelInfo, NumericalFault
 from engine.scheduler import Step
@@ -50,7 +51,10 @@ def expected_output(prompt: Seq[int], count: int) -> list[int] | None:
 class FakeRunner:
     """Slots of `blocks` blocks; fails the test when a sequence's table does not hold its own prefix."""
 
-    def __init__(self, blocks: int) -> None:
+    copy_s_per_block = 0.0
+
+    def __init__(self, blocks: int, host_blocks: int = 0) -> None:
+        self.host: list[list[int | None]] = [[None] * BLOCK_TOKENS for _ in range(host_blocks)]
         self.kv: list[int | None] = [None] * (blocks * BLOCK_TOKENS)
         self.steps = 0
         self.tokens = 0
@@ -67,6 +71,16 @@ class FakeRunner:
         for piece in step.pieces:
             self._write(piece.sequence, piece.start, piece.count)
         return [self._sample(sequence) for sequence in step.sampled]
+
+    def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:
+        for source, target in pairs:
+            at, to = source * BLOCK_TOKENS, target * BLOCK_TOKENS
+            if kind is CopyKind.DEVICE_TO_HOST:
+                self.host[target] = self.kv[at : at + BLOCK_TOKENS]
+            elif kind is CopyKind.HOST_TO_DEVICE:
+                self.kv[to : to + BLOCK_TOKENS] = self.host[source]
+            else:
+                self.kv[to : to + BLOCK_TOKENS] = self.kv[at : at + BLOCK_TOKENS]
 
     def wipe(self, blocks: Seq[int]) -> None:
         for block in blocks:
@@ -119,6 +133,7 @@ def fake_engine(
     context_tokens: int = 512,
     token_budget: int = 64,
     max_running: int = 8,
+    host_blocks: int = 0,
     **settings: float,
 ) -> tuple[LocalEngine, FakeRunner]:
     """A local engine over a `FakeRunner`."""
@@ -130,5 +145,7 @@ def fake_engine(
         **settings,  # type: ignore[arg-type]
     )
     info = ModelInfo("fake", min(context_tokens, blocks * BLOCK_TOKENS), VOCAB, 1)
-    runner = FakeRunner(blocks)
-    return LocalEngine(config, info, runner, FakeCodec(), clock, blocks=blocks), runner  # type: ignore[arg-type]
+    runner = FakeRunner(blocks, host_blocks)
+    codec = FakeCodec()
+    engine = LocalEngine(config, info, runner, codec, clock, blocks=blocks, host_blocks=host_blocks)  # type: ignore[arg-type]
+    return engine, runner

@@ -168,6 +168,6 @@ def test_random_traffic_keeps_every_invariant(seed: int) -> None:
     traffic.clock.advance(1_000.0)
     traffic.step()
     assert all(len(outcomes) == 1 for outcomes in traffic.leases.values()), "a lease has no outcome"
-    pool = traffic.engine._cache.pool
+    pool = traffic.engine._cache.device.pool
     assert (pool.active, pool.leased) == (0, 0)
     assert pool.free + pool.cached == pool.total

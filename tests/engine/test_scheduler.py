@@ -13,7 +13,7 @@ from engine.sequence import Sequence, State
 
 
 def scheduler(blocks: int = 64, budget: int = 64, running: int = 8, queue: int = 100) -> Scheduler:
-    cache = BlockCache(blocks, ManualClock(), lease_blocks=blocks, max_ttl_s=60.0)
+    cache = BlockCache(blocks, ManualClock(), lease_share=1.0, max_ttl_s=60.0)
     return Scheduler(cache, token_budget=budget, max_running=running, queue_limit=queue)
 
 
@@ -94,10 +94,11 @@ def test_a_new_key_reorders_queue_and_running_from_the_next_step() -> None:
     assert summary(run(it)[0])[1] == [("b", 0, 16)]
     it.reprioritize("r", (-1.0,))
     it.reprioritize("nobody", (-9.0,))
-    run(it)
-    assert c.state is State.WAITING, "both rows are taken"
-    it.end(a)
     assert summary(run(it)[0])[1] == [("c", 0, 20)]
+    assert a.state is State.WAITING and len(a.table) == 1, "the last of those that run pauses, and keeps its blocks"
+    it.reprioritize("p", (-2.0,))
+    assert summary(run(it)[0])[1] == [("a", 16, 16)]
+    assert a.preemptions == 0 and [s.id for s in it.running] == ["a", "c"]
 
 
 def test_a_key_that_changes_back_and_forth_counts_once() -> None:
@@ -242,4 +243,4 @@ def test_ending_is_idempotent_and_gives_everything_back() -> None:
         it.end(one)
         it.check()
     assert not it.has_work and it.waiting_tokens == 0
-    assert it.cache.pool.active == 0 and it.cache.pool.cached == 2
+    assert it.cache.device.pool.active == 0 and it.cache.device.pool.cached == 3, "the partial block is kept, too"
