@@ -80,6 +80,20 @@ class BlockCopies:
         event = self._device_busy.get(block)
         return event is None or _is_done(event)
 
+    def measure(self) -> float:
+        """Seconds a block takes from the host, measured on memory of no one; 0 where copies are not asynchronous."""
+        if self._in is None:
+            return 0.0
+        count = min(self._staged, self.host.shape[0])
+        begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        target = self._packed(count)
+        for _ in range(2):  # the first touches the memory
+            begun.record()
+            target.copy_(self.host[:count], non_blocking=True)
+            done.record()
+        done.synchronize()
+        return float(begun.elapsed_time(done)) / 1e3 / count  # type: ignore[no-untyped-call]
+
     def finish(self) -> None:
         """Wait until every copy is done."""
         for stream in (self._out, self._in):

@@ -152,6 +152,14 @@ def _carve(count: int, shapes: Seq[tuple[int, ...]]) -> tuple[list[slice], int]:
     return places, count
 
 
+def bucket(count: int) -> int:
+    """The size that `count` decodes are padded to: 1, 2, 4, then multiples of 8 (of 16 from 128, of 32 from 256)."""
+    if count <= 4:
+        return 1 << max(count - 1, 0).bit_length()
+    step = 8 if count <= 128 else 16 if count <= 256 else 32
+    return -(-count // step) * step
+
+
 class Shape:
     """What the layouts of one model on one device have in common, and the memory for partial results they share."""
 
@@ -163,8 +171,11 @@ class Shape:
         self.query = torch.empty(0, spec.heads, spec.head_dim, device=device)
         self.decode_tiling = self.fit(DECODE)
         self.shared_tiling = self.fit(SHARED)
-        most = (max_running, self.decode_tiling), (self.shared_items(max_running), self.shared_tiling)
-        self._memory = [self._partials(items, tiling) for items, tiling in most]
+        most = bucket(max_running)
+        self._memory = [
+            self._partials(most, self.decode_tiling),
+            self._partials(self.shared_items(most), self.shared_tiling),
+        ]
 
     def fit(self, tiling: Tiling) -> Tiling:
         """More rows where one token's query heads of a KV head are more than the tile's."""

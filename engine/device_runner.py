@@ -14,7 +14,8 @@ from torch import Tensor
 
 from engine.config import BLOCK_TOKENS
 from engine.copies import BlockCopies
-from engine.device_batch import BlockTables, DecodeLayout, Group, Shape, Uploads, extend_layout, sibling_groups
+from engine.device_batch import BlockTables, DecodeLayout, Group, Shape, Uploads, bucket, extend_layout, sibling_groups
+from engine.kv.cache import CopyKind
 from engine.models.decoder import Decoder
 from engine.ops.triton_ops import DeviceBatch
 from engine.protocol import EngineError, NumericalFault
@@ -96,11 +97,8 @@ class DeviceRunner:
         self._pool: Any = None
         self._ahead: _Launched | None = None
         self._grouped: tuple[list[Sequence], list[Group]] = ([], [])
-
-    @property
-    def copies(self) -> BlockCopies:
-        """Copies between this device's blocks and the host's."""
-        return self._copies
+        self._known = [0] * max_running
+        self.copy_s_per_block = self._copies.measure() if host_blocks else 0.0
 
     @torch.inference_mode()
     def run(self, step: Step) -> list[int | EngineError]:
@@ -118,6 +116,20 @@ class DeviceRunner:
         if not greedy:
             return sample(launched.logits[: len(step.decodes)], step.decodes)
         return _results(launched, step.decodes)
+
+    @torch.inference_mode()
+    def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:
+        """Copy whole blocks between the tiers or within the device: enqueued, ordered with steps that use them."""
+        if kind is CopyKind.DEVICE_TO_HOST:
+            self._copies.to_host(pairs)
+        elif kind is CopyKind.HOST_TO_DEVICE:
+            self._copies.to_device(pairs)
+        else:
+            self._copies.within(pairs)
+
+    def loaded(self, block: int) -> bool:
+        """Whether no copy of this device block is in flight."""
+        return self._copies.loaded(block)
 
     @torch.inference_mode()
     def wipe(self, blocks: Seq[int]) -> None:
@@ -284,13 +296,13 @@ class DeviceRunner:
 
     def _sync(self, sequence: Sequence) -> None:
         """Copy what changed of a sequence's table into its row, behind copies of those blocks that are in flight."""
-        if sequence.synced == 0:
-            self._grouped = ([], [])  # the row is another's now
+        if sequence.synced < self._known[sequence.row]:
+            self._grouped = ([], [])  # the row is another's now, or blocks were exchanged for equal ones
         changed = sequence.table[sequence.synced :]
         if len(changed):
             self._copies.wait_for(changed)
             self._tables.write(sequence.row, sequence.synced, changed)
-        sequence.synced = len(sequence.table)
+        sequence.synced = self._known[sequence.row] = len(sequence.table)
 
     def _groups(self, sequences: list[Sequence]) -> list[Group]:
         """Siblings among the sequences; found again only when others decode."""
@@ -306,14 +318,6 @@ class DeviceRunner:
 def is_greedy(sequence: Sequence) -> bool:
     """Whether the next token is the argmax of the raw logits, and nothing else is asked."""
     return sequence.sampling.temperature == 0 and sequence.matcher is None
-
-
-def bucket(count: int) -> int:
-    """The size that `count` decodes are padded to: 1, 2, 4, then multiples of 8 (of 16 from 128, of 32 from 256)."""
-    if count <= 4:
-        return 1 << max(count - 1, 0).bit_length()
-    step = 8 if count <= 128 else 16 if count <= 256 else 32
-    return -(-count // step) * step
 
 
 def _ids(piece: Piece) -> list[int]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from engine.clock import Clock, SystemClock
 from engine.config import BLOCK_TOKENS, EngineConfig, ModelSpec, read_spec
-from engine.local import LocalEngine
-from engine.models.decoder import Decoder
+from engine.local import LocalEngine, Runner
+from engine.models.decoder import Decoder, Weights
 from engine.ops.torch_ops import TorchOps
 from engine.protocol import ModelInfo, ModelLoadError
 from engine.runner import ModelRunner
@@ -45,9 +46,9 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     host_blocks = config.host_blocks or config.host_bytes // (token_bytes * BLOCK_TOKENS)
     context = min(context, blocks * BLOCK_TOKENS)
     try:
-        ops = TorchOps(spec, weights.embedding, context)
-        runner = ModelRunner(
-            Decoder(spec, weights, ops),
+        runner = make_runner(
+            spec,
+            weights,
             blocks=blocks,
             max_running=config.max_running,
             context_tokens=context,
@@ -66,6 +67,31 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         blocks=blocks,
         host_blocks=host_blocks,
         eos_ids=eos_ids,
+    )
+
+
+def make_runner(
+    spec: ModelSpec, weights: Weights, *, blocks: int, max_running: int, context_tokens: int, host_blocks: int = 0
+) -> Runner:
+    """What runs the model where its weights are: Triton's kernels on CUDA, torch elsewhere and without Triton."""
+    like = weights.embedding
+    if like.device.type == "cuda" and find_spec("triton") is not None:
+        from engine.device_runner import DeviceRunner
+        from engine.ops.triton_ops import TritonOps
+
+        return DeviceRunner(
+            Decoder(spec, weights, TritonOps(spec, like, context_tokens)),
+            blocks=blocks,
+            max_running=max_running,
+            context_tokens=context_tokens,
+            host_blocks=host_blocks,
+        )
+    return ModelRunner(
+        Decoder(spec, weights, TorchOps(spec, like, context_tokens)),
+        blocks=blocks,
+        max_running=max_running,
+        context_tokens=context_tokens,
+        host_blocks=host_blocks,
     )
 
 

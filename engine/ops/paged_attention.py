@@ -349,6 +349,7 @@ class Work:
         spots = self.capacity * kv_heads * tiling.rows
         if memory is None:
             memory = torch.empty(spots * (dim + 1), dtype=torch.float32, device=q.device)
+        assert memory.numel() >= spots * (dim + 1), "partial results need more memory"
         self.partial, self.lse = memory[: spots * dim], memory[spots * dim : spots * (dim + 1)]
 
     def plan(self) -> None:
