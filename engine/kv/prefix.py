@@ -157,5 +157,5 @@ class PrefixIndex:
         assert self._digest.keys() == self._parent.keys() == self._program.keys(), "tables differ"
         assert set(np.flatnonzero(self._listed).tolist()) == self._digest.keys(), "marks differ"
         for block, digest in self._digest.items():
-            assert self._blocks[digest] == block, "a block is listed under a digest it has not"
+            assert self._blocks.get(digest) == block, "a block is listed under a digest it has not"
             assert self._parent[block] == ROOT or self._parent[block] in self._digest, "a parent is missing"

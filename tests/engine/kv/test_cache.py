@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from engine.clock import ManualClock
 from engine.config import BLOCK_TOKENS
-from engine.kv.blocks import BlockPool
-from engine.kv.cache import BlockCache
-from engine.kv.prefix import ROOT, PrefixIndex, extend_chain
+from engine.kv.blocks import BlockPool, Blocks, blocks_of
+from engine.kv.cache import BlockCache, CopyKind
+from engine.kv.prefix import ROOT, PrefixIndex, extend_chain, tail_digest
 from engine.protocol import EngineEvent, EngineEventKind
 
 
@@ -18,16 +19,17 @@ def chain(tokens: list[int], salt: str = "") -> list[bytes]:
     return hashes
 
 
-def store(cache: BlockCache, tokens: list[int], program: str = "p") -> list[int]:
+def store(cache: BlockCache, tokens: list[int], program: str = "p") -> Blocks[int]:
     """Hold a chain, computing what is not there."""
-    table: list[int] = []
-    for digest in chain(tokens):
-        block = cache.adopt(digest)
-        if block is None:
-            taken = cache.take(may_break_leases=False)
-            assert taken is not None
-            block = cache.publish(taken, digest, table[-1] if table else ROOT, program)
-        table.append(block)
+    digests = chain(tokens)
+    table = cache.find(digests, len(digests))
+    cache.device.pool.refer(table)
+    found = len(table)
+    if found < len(digests):
+        taken = cache.take(len(digests) - found, may_break_leases=False)
+        assert taken is not None
+        table.extend(taken)
+    cache.publish(table, digests, found, len(digests), program)
     return table
 
 
@@ -59,31 +61,32 @@ def test_eviction_is_least_recently_used_and_leaf_first() -> None:
     cache.release(b)
     store_again = store(cache, shared + [1] * 16)
     cache.release(store_again)
-    order = []
-    while (block := cache.pool.next_evicted()) is not None:
-        order.append(block)
-        cache._evict()
-        cache.check()
-    assert order == [b[2], a[2], a[1], a[0]]
+    assert list(cache.device.pool.cached_order()) == [b[2], a[2], a[1], a[0]]
+    cache.check()
+    assert cache.take(4, may_break_leases=False) is not None, "two are free, two are evicted"
+    cache.check()
+    assert cache.find(chain(shared + [1] * 16), 3) == a[:2]
 
 
 def test_a_prefix_in_use_is_never_evicted() -> None:
     cache = BlockCache(4, ManualClock())
     held = store(cache, list(range(32)))
     cache.release(store(cache, list(range(100, 132))))
-    taken = [cache.take(may_break_leases=True) for _ in range(3)]
-    assert taken[2] is None and None not in taken[:2]
-    assert cache.index.match(chain(list(range(32))), 9) == held
+    assert cache.take(3, may_break_leases=True) is None
+    assert cache.take(2, may_break_leases=True) is not None
+    assert cache.find(chain(list(range(32))), 2) == held
     cache.check()
 
 
 def test_a_prefix_computed_twice_becomes_one_block() -> None:
     cache = BlockCache(4, ManualClock())
-    first = store(cache, list(range(16)))
-    block = cache.take(may_break_leases=False)
-    assert block is not None
-    assert cache.publish(block, chain(list(range(16)))[0], ROOT, "q") == first[0]
-    assert cache.pool.refs(first[0]) == 2 and cache.pool.is_free(block)
+    first = store(cache, list(range(32)))
+    table = cache.take(2, may_break_leases=False)
+    assert table is not None
+    own = list(table)
+    cache.publish(table, chain(list(range(32))), 0, 2, "q")
+    assert table == first and [cache.device.pool.refs(block) for block in first] == [2, 2]
+    assert all(cache.device.pool.is_free(block) for block in own)
     cache.check()
 
 
@@ -92,25 +95,108 @@ def test_what_is_forgotten_takes_its_descendants_along() -> None:
     shared = list(range(16))
     a, b = store(cache, shared + [1] * 32), store(cache, shared + [2] * 16)
     cache.release(b)
-    cache.forget(a[1])
+    cache.forget(chain(shared + [1] * 32)[1])
     cache.check()
-    assert cache.index.match(chain(shared + [1] * 32), 9) == a[:1]
-    assert cache.index.match(chain(shared + [2] * 16), 9) == b
-    taken = cache.take(may_break_leases=False)
+    assert cache.find(chain(shared + [1] * 32), 3) == a[:1]
+    assert cache.find(chain(shared + [2] * 16), 2) == b
+    taken = cache.take(1, may_break_leases=False)
     assert taken is not None
-    hashes = chain(shared + [1] * 48)
-    assert cache.publish(taken, hashes[3], a[2], "p") == taken and taken not in cache.index, "its parent was forgotten"
-    cache.release([*a, taken])
+    a.extend(taken)
+    cache.publish(a, chain(shared + [1] * 48), 3, 4, "p")
+    assert taken[0] not in cache.device.index, "its parent was forgotten"
+    cache.release(a)
     cache.check()
-    assert cache.pool.cached == 2
+    assert cache.device.pool.cached == 2
 
 
-def test_the_last_token_is_always_computed() -> None:
+def test_a_partial_block_is_found_and_renamed_when_it_holds_more() -> None:
     cache = BlockCache(4, ManualClock())
-    tokens = list(range(32))
+    tokens = list(range(40))
+    digests = chain(tokens)
+    table = store(cache, tokens[:32])
+    grown = cache.take(1, may_break_leases=False)
+    assert grown is not None
+    table.extend(grown)
+    short, long = (tail_digest(digests, tokens, count, "") for count in (35, 40))
+    assert tail_digest(digests, tokens, 32, "") is None and short is not None and long is not None
+    cache.publish_tail(table, short, "p")
+    assert cache.device.index.get(short) == grown[0]
+    cache.publish_tail(table, long, "p")
+    assert cache.device.index.get(short) is None and cache.device.index.get(long) == grown[0]
+    full = chain(tokens + list(range(8)))
+    cache.publish(table, full, 2, 3, "p")
+    assert cache.find(full, 3) == table
+    cache.release(table)
+    cache.check()
+
+
+def test_a_path_is_true_as_long_as_its_last_block_stays() -> None:
+    cache = BlockCache(4, ManualClock())
+    tokens = list(range(48))
+    digests = chain(tokens)
+    table = store(cache, tokens)
+    path = cache.device.path(table)
+    assert path is not None and cache.find(digests, 3, path) == table == cache.find(digests, 3)
+    cache.release(table)
+    assert cache.find(digests, 2, path) == table[:2], "a path longer than the limit is no help"
+    other = cache.take(4, may_break_leases=False)
+    assert other is not None and len(cache.find(digests, 3, path)) == 0
+    cache.release(other)
+    again = store(cache, tokens)
+    assert cache.find(digests, 3, path) == again
+
+
+def test_a_prefix_that_was_evicted_and_comes_again_is_told() -> None:
+    cache = BlockCache(3, ManualClock())
+    tokens = list(range(48))
     cache.release(store(cache, tokens))
-    assert cache.cached_blocks(chain(tokens), 32) == (1, 1)
-    assert cache.cached_blocks(chain(tokens), 33) == (2, 2)
+    other = cache.take(2, may_break_leases=False)
+    assert other is not None
+    cache.release(other)
+    table = cache.find(chain(tokens), 3)
+    cache.device.pool.refer(table)
+    taken = cache.take(2, may_break_leases=False)
+    assert taken is not None
+    table.extend(taken)
+    assert cache.publish(table, chain(tokens), 1, 3, "p") == 2 * BLOCK_TOKENS
+    assert cache.publish(table, chain(tokens), 1, 3, "p") == 0
+
+
+def test_what_was_saved_on_the_host_is_loaded_again() -> None:
+    cache = BlockCache(4, ManualClock(), host_blocks=4)
+    tokens = list(range(48))
+    digests = chain(tokens)
+    table = store(cache, tokens)
+    saved = cache.save(table, digests, "p")
+    assert saved is not None and len(saved) == 3
+    cache.release(table)
+    cache.check()
+    taken = cache.take(4, may_break_leases=False)
+    assert taken is not None and len(cache.find(digests, 3)) == 0
+    cache.release(taken)
+    loaded = cache.load(digests, 0, ROOT, cache.host.index.run(digests, 0, 3), "p")
+    assert cache.find(digests, 3) == loaded
+    assert cache.copies == [
+        (CopyKind.DEVICE_TO_HOST, list(zip(table, saved, strict=True))),
+        (CopyKind.HOST_TO_DEVICE, list(zip(saved, loaded, strict=True))),
+    ]
+    cache.host.pool.drop(saved)
+    assert cache.save(loaded, digests, "p") == saved, "it is there already"
+    assert len(cache.copies) == 2
+    assert cache.save(store(cache, list(range(100, 116))), chain(list(range(100, 148))), "p") is None, "it is full"
+    cache.check()
+
+
+def test_the_host_lets_go_of_the_least_recently_used() -> None:
+    cache = BlockCache(8, ManualClock(), host_blocks=4)
+    for first in (0, 100, 200):
+        tokens = list(range(first, first + 32))
+        saved = cache.save(store(cache, tokens), chain(tokens), "p")
+        assert saved is not None
+        cache.host.pool.drop(saved)
+        cache.check()
+    here = [len(cache.host.index.run(chain(list(range(n, n + 32))), 0, 2)) for n in (0, 100, 200)]
+    assert here == [0, 2, 2]
 
 
 def test_events_are_summed_by_program_and_drained_once() -> None:
@@ -118,8 +204,7 @@ def test_events_are_summed_by_program_and_drained_once() -> None:
     cache.release(store(cache, list(range(48)), "a"))
     assert cache.drain_events() == [EngineEvent(EngineEventKind.STORED, "a", 3)]
     assert cache.drain_events() == []
-    for _ in range(2):
-        cache.take(may_break_leases=False)
+    cache.take(2, may_break_leases=False)
     assert cache.drain_events() == [EngineEvent(EngineEventKind.EVICTED, "a", 2)]
 
 
@@ -130,17 +215,15 @@ def test_checks_find_what_is_wrong() -> None:
     with pytest.raises(AssertionError, match="free twice"):
         pool.check()
     pool = BlockPool(3)
-    block = pool.take()
-    assert block is not None
+    assert pool.take(1) is not None
     pool.active = 0
     with pytest.raises(AssertionError, match="counters"):
         pool.check()
-    index = PrefixIndex(3)
-    index.insert(0, b"a", ROOT, "p")
-    index.insert(1, b"b", 0, "p")
+    index = PrefixIndex(np.zeros(3, np.bool_))
+    index.insert(blocks_of((0, 1)), (b"a", b"b"), ROOT, "p")
     index.check()
-    index._hash[0] = None
-    with pytest.raises(AssertionError):
+    index._digest[0] = b"c"
+    with pytest.raises(AssertionError, match="digest"):
         index.check()
 
 
