@@ -29,7 +29,8 @@ class EngineProfile:
 
     A step costs `step_s + max(weights_s, token_s * tokens) + pair_s * pairs + read_s * read + sequence_s * sequences`:
     launch, linear layers (bound by reading the weights or by arithmetic), prompt attention (quadratic in the context),
-    reading the KV of what decodes, sampling. Copies to and from the host tier go at `copy_bytes_per_s`.
+    reading the KV of what decodes, sampling. A request is heard `call_s` after it is sent. Copies to and from the host
+    tier go at `copy_bytes_per_s`.
     With `shared_prefix_decode` a block that several decoding sequences share is read once a step.
     """
 
@@ -42,6 +43,7 @@ class EngineProfile:
     read_s: float
     step_s: float = 0.002
     sequence_s: float = 0.0
+    call_s: float = 0.0
     token_budget: int = 2048
     max_running: int = 256
     context_tokens: int = 262_144

@@ -10,12 +10,15 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.clock import LoopClock
 from engine.config import BLOCK_TOKENS, EngineConfig
 from engine.costs import EngineProfile, Work, pairs_of
-from engine.kv.cache import CopyKind
+from engine.history import Chain
+from engine.intake import Prepared, check_key, check_request, check_sampling
+from engine.kv.cache import CopyKind, Path
+from engine.kv.prefix import Digest
 from engine.local import Delivery, LocalEngine, _Call
 from engine.protocol import (
     Capabilities,
@@ -31,6 +34,7 @@ from engine.protocol import (
     LeaseOutcome,
     ModelInfo,
     PriorityKey,
+    PromptTooLong,
     TokenChunk,
 )
 from engine.scheduler import Result, Step
@@ -67,9 +71,58 @@ class SimulatedCore(LocalEngine):
             profile.kv_bytes_per_token,
         )
         self.codec = StreamCodec(book)
-        super().__init__(config, info, _NoRunner(), cast("TextCodec", self.codec), clock, blocks=profile.blocks)
+        block_bytes = BLOCK_TOKENS * profile.kv_bytes_per_token
+        super().__init__(
+            config,
+            info,
+            _NoRunner(block_bytes / profile.copy_bytes_per_s),
+            cast("TextCodec", self.codec),
+            clock,
+            blocks=profile.blocks,
+            host_blocks=profile.host_bytes // block_bytes,
+        )
         self._profile = profile
         self._untold: dict[str, int] = {}
+        self._latest: dict[str, str] = {}
+        """The last ended request of a program, whose chain its next one probably continues."""
+
+    # prompts
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """As in the real engine; a prompt that is a reference is never spelled out, nor hashed where it was before."""
+        name = self.codec.named(request.messages)
+        if name is None:
+            return super().prepare(request)
+        check_sampling(request.sampling)
+        check_key(request.key)
+        check_request(request)
+        prompt = self.codec.prompt(name, request.program)
+        if len(prompt) + 1 > self.model.context_tokens:
+            limit = f"the context is {self.model.context_tokens} with at least 1 of output"
+            raise PromptTooLong(f"the prompt has {len(prompt)} tokens, {limit}")
+        hashes, tail, path = self._known(request, prompt)
+        prompt.extend_keys(hashes, request.salt)
+        return Prepared(request, cast("list[int]", prompt), "", (None,), hashes, tail, path)
+
+    def _known(
+        self, request: GenerateRequest, prompt: StreamTokens
+    ) -> tuple[list[Any], tuple[Digest, int] | None, Path | None]:
+        """What the program's last chain tells of this prompt: names of its first blocks, and where they lay."""
+        chain = self._history.get(self._latest.get(request.program, ""))
+        if chain is None or chain.salt != request.salt or not isinstance(chain.tokens, StreamTokens):
+            return [], None, None
+        common = prompt.common(chain.tokens)
+        blocks = common // BLOCK_TOKENS
+        tail = (chain.tail, chain.computed) if chain.tail is not None and common >= chain.computed else None
+        path, index = chain.path, self._cache.device.index
+        if path is not None and blocks < len(path.blocks):
+            still = blocks > 0 and index.serial(path.blocks[-1]) == path.serial and path.blocks[-1] in index
+            path = self._cache.device.path(path.blocks[:blocks]) if still else None
+        return chain.hashes[:blocks], tail, path
+
+    def _chain(self, call: _Call) -> Chain:
+        self._latest[call.sequence.program] = call.sequence.id
+        return super()._chain(call)
 
     # what a step costs
 
@@ -77,7 +130,11 @@ class SimulatedCore(LocalEngine):
         """Seconds of one step."""
         pairs = sum(pairs_of(piece.start, piece.count) for piece in step.pieces)
         work = Work(step.tokens, pairs, self._read(step))
-        return self._profile.seconds(work, len(step.decodes) + len(step.pieces))
+        seconds = self._profile.seconds(work, len(step.decodes) + len(step.pieces)) if step.sequences else 0.0
+        for kind in {kind for kind, _ in step.copies}:  # each way has a stream of its own beside the computation
+            blocks = sum(len(pairs) for way, pairs in step.copies if way is kind)
+            seconds = max(seconds, blocks * self._runner.copy_s_per_block)
+        return seconds
 
     def cost_of(self, step: Step, steps: int) -> float:
         """Seconds of `steps` steps like this one, which only decodes."""
@@ -94,7 +151,7 @@ class SimulatedCore(LocalEngine):
 
     def alike(self, step: Step) -> int:
         """How many steps from this one on change nothing but one token more for each that decodes."""
-        if step.pieces or not step.decodes:
+        if step.pieces or step.copies or not step.decodes:
             return 1
         steps = _FAR
         for sequence in step.decodes:
@@ -102,10 +159,7 @@ class SimulatedCore(LocalEngine):
             if not isinstance(tokens, StreamTokens):
                 return 1
             steps = min(steps, self._left(sequence, tokens))
-        available = self._cache.device.pool.available
-        if steps * len(step.decodes) // BLOCK_TOKENS + len(step.decodes) > available:
-            steps = max(1, (available - len(step.decodes)) * BLOCK_TOKENS // len(step.decodes))
-        return steps
+        return self._scheduler.quiet_steps(step, steps)
 
     @staticmethod
     def _left(sequence: Sequence, tokens: StreamTokens) -> int:
@@ -157,10 +211,11 @@ class SimulatedCore(LocalEngine):
 class _NoRunner:
     """Stands where a model would: a simulated step has no tensors."""
 
+    def __init__(self, copy_s_per_block: float) -> None:
+        self.copy_s_per_block = copy_s_per_block
+
     def run(self, step: Step) -> list[int | EngineError]:
         raise EngineError("a simulated engine is stepped by its event loop")
-
-    copy_s_per_block = 0.0
 
     def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:
         return
@@ -233,6 +288,9 @@ class SimulatedEngine:
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
         """Stream the output, some tokens a chunk. Raises `EngineError`s. Closing the iterator aborts the request."""
         self._check()
+        if self.profile.call_s:
+            await asyncio.sleep(self.profile.call_s)
+            self._check()
         self.core.submit(request)
         stream = self._streams[request.id] = _Stream()
         self._changed()
@@ -308,7 +366,7 @@ class SimulatedEngine:
 
     def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int:
         """The length of the prompt that `messages` render to."""
-        return len(self.core.codec.encode(self.core.codec.render(messages)))
+        return self.core.codec.count(messages)
 
     async def events(self) -> AsyncIterator[EngineEvent]:
         """What changes from now on, until the engine ends."""

@@ -6,10 +6,9 @@ Two prompts share exactly the prefix over which their pieces agree. Nothing here
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, cast, overload
 
 from engine.config import BLOCK_TOKENS
 from engine.kv.prefix import KeyedTokens
@@ -23,12 +22,8 @@ _MASK = (1 << 60) - 1
 _VOCABULARY = 95
 
 
-class Piece(NamedTuple):
-    """Tokens `start` .. `end` of one stream; streams are numbers here."""
-
-    stream: int
-    start: int
-    end: int
+Piece = tuple[int, int, int]
+"""(stream, start, end): tokens `start` .. `end` of one stream; streams are numbers here."""
 
 
 class StreamTokens(KeyedTokens):
@@ -56,7 +51,7 @@ class StreamTokens(KeyedTokens):
         if self._pieces:
             last = self._pieces[-1]
             if last[0] == stream and last[2] == start:
-                self._pieces[-1] = Piece(stream, last[1], end)
+                self._pieces[-1] = (stream, last[1], end)
                 self._ends[-1] = at + end - start
                 return
         self._pieces.append(piece)
@@ -103,6 +98,17 @@ class StreamTokens(KeyedTokens):
     def __add__(self, other: StreamTokens) -> StreamTokens:
         return StreamTokens([*self._pieces, *other._pieces], out=other.out, output=other.output)
 
+    def copied(self, number: int) -> StreamTokens:
+        """These tokens in copy `number` of their program."""
+        copy = StreamTokens(out=self.out + number, output=self.output)
+        copy._pieces = (
+            [(s + number if s & _PRIVATE else s, start, end) for s, start, end in self._pieces]
+            if number
+            else self._pieces[:]
+        )
+        copy._ends = self._ends[:]
+        return copy
+
     def append(self, token: int) -> None:
         """One more token of the output; which one is the stream's affair."""
         self.grow(1)
@@ -111,10 +117,10 @@ class StreamTokens(KeyedTokens):
         """`count` more tokens of the output."""
         last = self._pieces[-1]
         if last[0] == self.out:
-            self._pieces[-1] = Piece(self.out, last[1], last[2] + count)
+            self._pieces[-1] = (self.out, last[1], last[2] + count)
             self._ends[-1] += count
         else:
-            self._put(Piece(self.out, 0, count))
+            self._put((self.out, 0, count))
 
     def _cut(self, first: int, last: int) -> list[Piece]:
         """The pieces of positions `first` .. `last`."""
@@ -124,7 +130,7 @@ class StreamTokens(KeyedTokens):
             stream, start, end = self._pieces[number]
             begin = self._ends[number] - (end - start)
             until = min(last, self._ends[number])
-            found.append(Piece(stream, start + first - begin, start + until - begin))
+            found.append((stream, start + first - begin, start + until - begin))
             first, number = until, number + 1
         return found
 
@@ -173,37 +179,86 @@ class StreamTokens(KeyedTokens):
 
 
 def _token(stream: int, index: int) -> int:
-    return hash((stream, index)) % _VOCABULARY
+    return hash((stream, index)) & _MASK
 
 
 def _salted(salt: str) -> int:
     return int.from_bytes(blake2b(salt.encode(), digest_size=8).digest()) & _MASK
 
 
-@dataclass(slots=True)
+_PRIVATE = 1 << 59
+"""Marks streams that each copy of a program has for itself; a copy's number goes into the lowest bits."""
+_COPIES = 32
+
+
+class Template:
+    """The prompt of one call of a program, for any copy of it."""
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self, tokens: StreamTokens) -> None:
+        self._tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def copy(self, number: int) -> StreamTokens:
+        """The prompt in copy `number` of its program."""
+        return self._tokens.copied(number)
+
+
 class PromptBook:
-    """Prompts by name: what a short text in a message stands for. Streams get numbers in the order of their naming."""
+    """Prompts by name: what a reference in a message stands for, in the program that says it.
 
-    _prompts: dict[str, StreamTokens] = field(default_factory=dict)
-    _streams: dict[str, int] = field(default_factory=dict)
+    Streams get numbers in the order of their naming. Copies of a program differ in their private streams only.
+    """
 
-    def stream(self, name: str) -> int:
-        """The number of a stream."""
-        return self._streams.setdefault(name, len(self._streams))
+    def __init__(self) -> None:
+        self._templates: dict[str, Template] = {}
+        self._streams: dict[str, int] = {}
+        self._copies: dict[str, int] = {}
 
-    def put(self, name: str, pieces: Sequence[tuple[str, int, int]], out: str, output: int) -> None:
-        """Let `name` stand for a prompt whose output goes on in stream `out` and ends after `output` tokens."""
-        stream = self.stream
-        self._prompts[name] = StreamTokens(
-            [Piece(stream(piece[0]), piece[1], piece[2]) for piece in pieces], out=stream(out), output=output
+    def put(
+        self,
+        name: str,
+        pieces: Iterable[tuple[str, int, int]],
+        *,
+        private: Callable[[str], bool],
+        out: str,
+        output: int,
+    ) -> None:
+        """Let `name` stand for a prompt whose output goes on in the stream `out` and ends after `output` tokens."""
+        number = self._number
+        tokens = StreamTokens(
+            [(number(stream, private(stream)), start, end) for stream, start, end in pieces],
+            out=number(out, own=True),
+            output=output,
         )
+        self._templates[name] = Template(tokens)
 
-    def get(self, name: str) -> StreamTokens | None:
-        return self._prompts.get(name)
+    def _number(self, stream: str, own: bool) -> int:
+        known = self._streams.get(stream)
+        if known is None:
+            known = self._streams[stream] = (len(self._streams) << _COPIES) + (_PRIVATE if own else 0)
+        return known
 
-    def drop(self, name: str) -> None:
-        """The prompt will not be asked for again."""
-        self._prompts.pop(name, None)
+    def enrol(self, program: str, copy: int) -> None:
+        """A program of this id is copy number `copy` of its template."""
+        self._copies[program] = copy
+
+    def leave(self, program: str) -> None:
+        """The program has ended."""
+        self._copies.pop(program, None)
+
+    def get(self, name: str, program: str) -> StreamTokens | None:
+        """The prompt `name` as `program` says it."""
+        template = self._templates.get(name)
+        return None if template is None else template.copy(self._copies.get(program, 0))
+
+    def length(self, name: str) -> int | None:
+        """Tokens of the prompt `name`."""
+        template = self._templates.get(name)
+        return None if template is None else len(template)
 
 
 _OPEN, _CLOSE = "\u27e8", "\u27e9"
@@ -224,20 +279,29 @@ class StreamCodec:
         self._book = book
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """The last reference if there is one, since it stands for the whole prompt; else all messages."""
-        content = messages[-1].content
-        if content.endswith(_CLOSE):
-            return content[content.rfind(_OPEN) :]
         return "".join(f"{message.role}: {message.content}\n" for message in messages)
 
     def encode(self, text: str) -> list[int]:
-        """Raises `InvalidRequest` for a reference to a prompt that is not in the book."""
-        if not text.endswith(_CLOSE):
-            return list(text.encode())
-        prompt = self._book.get(text[text.rfind(_OPEN) + 1 : -1])
+        """The bytes of a text. References are read by `prompt`, which must know who says them."""
+        return list(text.encode())
+
+    def named(self, messages: Sequence[ChatMessage]) -> str | None:
+        """The name of the prompt that the messages stand for; None if they are spelled out."""
+        content = messages[-1].content if messages else ""
+        return content[content.rfind(_OPEN) + 1 : -1] if content.endswith(_CLOSE) else None
+
+    def prompt(self, name: str, program: str) -> StreamTokens:
+        """The prompt `name` of a program. Raises `InvalidRequest`."""
+        prompt = self._book.get(name, program)
         if prompt is None:
-            raise InvalidRequest(f"the prompt book has no prompt {text!r}")
-        return cast("list[int]", prompt[:])
+            raise InvalidRequest(f"the prompt book has no prompt {name!r}")
+        return prompt
+
+    def count(self, messages: Sequence[ChatMessage]) -> int:
+        """Tokens of the prompt that messages make."""
+        name = self.named(messages)
+        known = None if name is None else self._book.length(name)
+        return len(self.encode(self.render(messages))) if known is None else known
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(32 + token % _VOCABULARY) for token in ids)

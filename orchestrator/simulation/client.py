@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 from orchestrator.runtime import Runtime
 from orchestrator.simulation.trace import LLMNode, TraceProgram
-from orchestrator.simulation.workload import Submitted, Workload, wire_name
+from orchestrator.simulation.workload import Blueprint, Library, objective, wire_name
 from orchestrator.tools import WorkerPool
 from tenuto.wire import (
     CancelTask,
@@ -27,19 +27,20 @@ from tenuto.wire import (
 )
 
 TOOLSET = "tools"
+_SEAL = GraphExtension(seal=True)
 
-Ended = Callable[[Submitted, Timeline, float], None]
+Ended = Callable[[TraceProgram, Timeline, float], None]
 """Told of each program: what it was, its timeline, seconds from its arrival to the end of its last call."""
 
-Progress = Callable[[Submitted, int, bool], None]
+Progress = Callable[[TraceProgram, Blueprint, int, bool], None]
 """Told of each LLM call that is ready (True) or has ended (False): its program and its node's place."""
 
 
 class Tools:
     """One worker a tenant, with every tool and room for all calls. A call takes the seconds that the trace says."""
 
-    def __init__(self, pool: WorkerPool, workload: Workload, slow: Callable[[str, float], float]) -> None:
-        self._pool, self._workload, self._slow = pool, workload, slow
+    def __init__(self, pool: WorkerPool, library: Library, slow: Callable[[str, float], float]) -> None:
+        self._pool, self._library, self._slow = pool, library, slow
         self._tasks: list[asyncio.Task[None]] = []
 
     def serve(self, tenant: str, names: list[str]) -> None:
@@ -68,7 +69,7 @@ class Tools:
                 elif isinstance(message, FunctionTask):
                     key = message.arguments["of"]
                     assert isinstance(key, str)
-                    seconds, _ = self._workload.durations[key]
+                    seconds = self._library.durations[key]
                     running[message.task] = loop.call_later(self._slow(key, seconds), end, message)
 
     async def close(self) -> None:
@@ -85,57 +86,67 @@ class Clients:
     """
 
     def __init__(
-        self, runtime: Runtime, workload: Workload, *, wait_cap_s: float, ended: Ended, progress: Progress
+        self,
+        runtime: Runtime,
+        library: Library,
+        *,
+        wait_cap_s: float,
+        ended: Ended,
+        progress: Progress,
+        model_of: Callable[[TraceProgram], str | None],
     ) -> None:
-        self._runtime, self._workload, self._wait_cap_s = runtime, workload, wait_cap_s
-        self._ended, self._progress = ended, progress
-        self._live: dict[str, Submitted] = {}
+        self._runtime, self._library, self._model_of = runtime, library, model_of
+        self.wait_cap_s, self.ended, self.progress = wait_cap_s, ended, progress
+        self._live: dict[str, Blueprint] = {}
+
+    def enrol(self, id: str, source: TraceProgram, blueprint: Blueprint) -> None:
+        """The runtime's program `id` is this one."""
+        self._library.book.enrol(id, source.copy)
+        self._live[id] = blueprint
+
+    def leave(self, id: str) -> None:
+        self._library.book.leave(id)
+        del self._live[id]
 
     def foresee(self, program: str, call: str) -> float | None:
         """Seconds from the end of an LLM call to its program's next one, as the trace knows them; None: it is the last.
 
         What only an oracle may ask. A next call that waits for other LLM calls too may come later.
         """
-        made = self._live.get(program)
-        return None if made is None else made.pause_s(call, self._wait_cap_s)
+        blueprint = self._live.get(program)
+        return None if blueprint is None else blueprint.pause_s(call, self.wait_cap_s)
 
     async def run(self, program: TraceProgram) -> None:
         """Submit the program when it arrives and go on with it to its end."""
         loop = asyncio.get_running_loop()
         if program.arrival > loop.time():
             await asyncio.sleep(program.arrival - loop.time())
-        made = self._workload.prepare(program)
-        try:
-            waits = any(isinstance(node, LLMNode) and node.wait for node in program.nodes)
-            await _Conversation(self, made, online=program.online or waits).run()
-        finally:
-            self._workload.forget(program)
+        blueprint = self._library.blueprint(program, self._model_of(program))
+        await _Conversation(self, program, blueprint).run()
 
 
 class _Conversation:
     """One program from its client's side."""
 
-    def __init__(self, clients: Clients, made: Submitted, *, online: bool) -> None:
-        self._live = clients._live
-        self._runtime, self._cap_s = clients._runtime, clients._wait_cap_s
-        self._told, self._progress = clients._ended, clients._progress
-        self._made, self._online = made, online
-        self._place = {call.id: place for place, call in enumerate(made.calls)}
-        self._left = len(made.calls)
+    def __init__(self, clients: Clients, source: TraceProgram, blueprint: Blueprint) -> None:
+        self._clients, self._runtime = clients, clients._runtime
+        self._source, self._blueprint = source, blueprint
+        self._online = source.online or blueprint.has_waits
+        self._waiting = list(blueprint.waiting)
+        self._left = len(blueprint.calls)
         self._timers: set[asyncio.Task[None]] = set()
         self._id = ""
         self._last_s = 0.0
 
     async def run(self) -> None:
-        source, runtime = self._made.source, self._runtime
+        source, runtime, blueprint, clients = self._source, self._runtime, self._blueprint, self._clients
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        calls = () if self._online else tuple(self._made.calls)
         summary, _ = await runtime.submit(
             ProgramSubmission(
                 workflow=wire_name(source.workflow),
-                graph=Graph(calls=calls),
-                objective=self._made.objective,
+                graph=Graph(calls=() if self._online else blueprint.calls),
+                objective=objective(source),
                 open=self._online,
                 toolset=TOOLSET,
                 metadata={"environment": source.environment} if source.environment else {},
@@ -143,49 +154,50 @@ class _Conversation:
             tenant=source.tenant,
         )
         self._id = summary.id
-        self._live[self._id] = self._made
+        clients.enrol(summary.id, source, blueprint)
         if self._online:
-            await self._send([place for place, waiting in enumerate(self._made.waiting) if not waiting])
+            await self._send([place for place, waiting in enumerate(self._waiting) if not waiting])
         async with aclosing(runtime.events(self._id, tenant=source.tenant)) as events:
             async for event in events:
-                if event.kind is EventKind.CALL_ENDED and event.call is not None:
+                if event.call is None:
+                    continue
+                if event.kind is EventKind.CALL_ENDED:
                     self._last_s = loop.time() - began_s
-                    await self._on_end(self._place[event.call])
-                elif event.kind is EventKind.CALL_READY and event.call is not None:
-                    place = self._place[event.call]
-                    if isinstance(source.nodes[place], LLMNode):
-                        self._progress(self._made, place, True)
+                    await self._on_end(blueprint.place[event.call])
+                elif event.kind is EventKind.CALL_READY:
+                    place = blueprint.place[event.call]
+                    if isinstance(blueprint.nodes[place], LLMNode):
+                        clients.progress(source, blueprint, place, True)
                 elif event.kind is EventKind.CALL_FAILED and self._online:
                     await runtime.cancel(self._id, tenant=source.tenant)
         for task in self._timers:
             task.cancel()
-        del self._live[self._id]
-        timeline = runtime.timeline(self._id, tenant=source.tenant)
-        self._told(self._made, timeline, self._last_s)
+        clients.leave(self._id)
+        clients.ended(source, runtime.timeline(self._id, tenant=source.tenant), self._last_s)
 
     async def _on_end(self, place: int) -> None:
-        made = self._made
+        blueprint = self._blueprint
         self._left -= 1
-        if isinstance(made.source.nodes[place], LLMNode):
-            self._progress(made, place, False)
+        if isinstance(blueprint.nodes[place], LLMNode):
+            self._clients.progress(self._source, blueprint, place, False)
         if not self._online:
             return
         ready = []
-        for successor in made.successors[place]:
-            made.waiting[successor] -= 1
-            if not made.waiting[successor]:
+        for successor in blueprint.successors[place]:
+            self._waiting[successor] -= 1
+            if not self._waiting[successor]:
                 ready.append(successor)
         if ready:
             await self._send(ready)
         elif not self._left:
-            await self._runtime.extend(self._id, GraphExtension(seal=True), tenant=made.source.tenant)
+            await self._runtime.extend(self._id, _SEAL, tenant=self._source.tenant)
 
     async def _send(self, places: list[int]) -> None:
         """Submit nodes whose turn it is; those with a wait later."""
         now: list[int] = []
         for place in places:
-            node = self._made.source.nodes[place]
-            wait_s = min(node.wait, self._cap_s) if isinstance(node, LLMNode) else 0.0
+            node = self._blueprint.nodes[place]
+            wait_s = min(node.wait, self._clients.wait_cap_s) if isinstance(node, LLMNode) else 0.0
             if wait_s > 0:
                 task = asyncio.get_running_loop().create_task(self._send_later(place, wait_s))
                 self._timers.add(task)
@@ -200,5 +212,9 @@ class _Conversation:
         await self._extend([place])
 
     async def _extend(self, places: list[int]) -> None:
-        calls = tuple(self._made.calls[place] for place in places)
-        await self._runtime.extend(self._id, GraphExtension(calls=calls), tenant=self._made.source.tenant)
+        blueprint = self._blueprint
+        if len(places) == 1:
+            extension = blueprint.extensions[places[0]]
+        else:
+            extension = GraphExtension(calls=tuple(blueprint.calls[place] for place in places))
+        await self._runtime.extend(self._id, extension, tenant=self._source.tenant)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import cycle
 from random import Random
 from typing import Any
 
 from engine.costs import EngineProfile, profile
 from engine.protocol import EngineEvent, EngineEventKind
 from engine.simulated import SimulatedEngine
-from engine.streams import PromptBook
 from orchestrator.engines import EnginePool
 from orchestrator.journal import NullJournal
 from orchestrator.limits import Limits
@@ -24,7 +24,15 @@ from orchestrator.scheduling import make_policy
 from orchestrator.simulation.client import Clients, Tools
 from orchestrator.simulation.report import LeaseMeter, ProgramOutcome, Report, outcome
 from orchestrator.simulation.trace import TraceProgram
-from orchestrator.simulation.workload import Submitted, Workload, distinct_tokens, resample, scaled, tool_names
+from orchestrator.simulation.workload import (
+    Blueprint,
+    Library,
+    distinct_tokens,
+    library_of,
+    resample,
+    scaled,
+    tool_names,
+)
 from orchestrator.tools import WorkerPool
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop
 from tenuto.wire import Timeline
@@ -53,9 +61,16 @@ class Scenario:
 class Simulation:
     """One run. `report` is there when it has ended."""
 
-    def __init__(self, programs: Sequence[TraceProgram], scenario: Scenario, *, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        programs: Sequence[TraceProgram],
+        scenario: Scenario,
+        *,
+        scale: float = 1.0,
+        library: Library | None = None,
+    ) -> None:
         self._programs, self._scenario, self._scale = programs, scenario, scale
-        self._book = PromptBook()
+        self._library = library or Library()
         self._outcomes: dict[str, ProgramOutcome] = {}
         self._footprint = _Footprint()
 
@@ -66,17 +81,15 @@ class Simulation:
     def _engines(self) -> list[SimulatedEngine]:
         scenario, card = self._scenario, self._scenario.engine
         if scenario.infinite:
-            card = replace(card, kv_tokens=distinct_tokens(self._programs) + 64 * card.max_running)
+            card = replace(card, kv_tokens=distinct_tokens(self._programs, self._library) + 64 * card.max_running)
         names = [card.name] if scenario.replicas == 1 else [f"{card.name}-{n}" for n in range(scenario.replicas)]
-        return [SimulatedEngine(replace(card, name=name), self._book) for name in names]
+        return [SimulatedEngine(replace(card, name=name), self._library.book) for name in names]
 
     async def _run(self) -> Report:
         scenario, loop = self._scenario, asyncio.get_running_loop()
         rng = Random(f"simulation {scenario.seed}")
         engines = self._engines()
         meters = [_Meter(engine) for engine in engines]
-        placed = _round_robin([engine.name for engine in engines])
-        workload = Workload(self._book, placed if len(engines) > 1 else lambda program: None)
         workers = WorkerPool(limits=_LIMITS, rng=rng)
         clients: Clients
         runtime = Runtime(
@@ -90,12 +103,17 @@ class Simulation:
             retention=make_rule(scenario.retention, lambda program, call: clients.foresee(program, call)),
         )
         await runtime.start()
-        tools = Tools(workers, workload, lambda key, seconds: seconds)
+        tools = Tools(workers, self._library, lambda key, seconds: seconds)
         for tenant in sorted({program.tenant for program in self._programs}):
             tools.serve(tenant, tool_names([p for p in self._programs if p.tenant == tenant]))
         await asyncio.sleep(0)
         clients = Clients(
-            runtime, workload, wait_cap_s=scenario.wait_cap_s, ended=self._ended, progress=self._footprint.changed
+            runtime,
+            self._library,
+            wait_cap_s=scenario.wait_cap_s,
+            ended=self._ended,
+            progress=self._footprint.changed,
+            model_of=_by_turns([engine.name for engine in engines]),
         )
         await asyncio.gather(*(clients.run(program) for program in self._programs))
         makespan_s = loop.time()
@@ -105,8 +123,7 @@ class Simulation:
             await engine.close()
         return self._report(engines, meters, makespan_s)
 
-    def _ended(self, made: Submitted, timeline: Timeline, seconds: float) -> None:
-        source = made.source
+    def _ended(self, source: TraceProgram, timeline: Timeline, seconds: float) -> None:
         self._footprint.ended(source.program)
         self._outcomes[source.program] = outcome(
             source.program, source.arrival, seconds, source.deadline, timeline, source.tenant
@@ -162,25 +179,24 @@ def simulate(
     }
     card = replace(card, **{name: value for name, value in changes.items() if value is not None})
     chosen = resample(trace, seed=seed, count=programs) if drawn else list(trace)
-    if scale is None:
-        scale = 1.0 if load is None else calibrate(chosen, card, load, replicas=replicas, wait_cap_s=wait_cap_s)
+    library = library_of(trace)
     scenario = Scenario(card, replicas, policy, retention, infinite, seed, wait_cap_s)
-    return Simulation(scaled(chosen, scale), scenario, scale=scale).run()
+    if scale is None:
+        scale = 1.0 if load is None else calibrate(chosen, scenario, load, library)
+    return Simulation(scaled(chosen, scale), scenario, scale=scale, library=library).run()
 
 
-def calibrate(
-    programs: Sequence[TraceProgram], card: EngineProfile, load: float, *, replicas: int = 1, wait_cap_s: float = 120.0
-) -> float:
+def calibrate(programs: Sequence[TraceProgram], scenario: Scenario, load: float, library: Library) -> float:
     """The factor on arrivals at which the peak private KV, under fcfs in an infinite memory, is `load` times memory.
 
     Searches by the secant rule in logarithms, for at most 8 runs, to within 3 %. A trace whose programs all at once
     do not reach the load gets the factor at which they nearly do.
     """
-    capacity = card.kv_tokens * replicas
-    scenario = Scenario(card, replicas, infinite=True, wait_cap_s=wait_cap_s)
+    capacity = scenario.engine.kv_tokens * scenario.replicas
+    scenario = replace(scenario, policy="fcfs", retention="lru", infinite=True)
 
     def reached(factor: float) -> float:
-        report = Simulation(scaled(programs, factor), scenario).run()
+        report = Simulation(scaled(programs, factor), scenario, library=library).run()
         return max(report.peak_private_tokens, 1) / capacity
 
     low, high = 1e-6, 1e6
@@ -206,10 +222,10 @@ def run_virtual(work: Coroutine[Any, Any, Report]) -> Report:
         return runner.run(work)
 
 
-def _round_robin(names: list[str]) -> Callable[[str], str]:
-    """Engines by turns, one a program."""
-    turn = iter(range(1 << 62))
-    return lambda program: names[next(turn) % len(names)]
+def _by_turns(names: list[str]) -> Callable[[TraceProgram], str | None]:
+    """Engines by turns, one a program; None if there is one only."""
+    turns = cycle(names)
+    return lambda program: next(turns) if len(names) > 1 else None
 
 
 @dataclass(slots=True)
@@ -228,9 +244,9 @@ class _Footprint:
         self.now = self.peak = 0
         self._uses: dict[str, _Use] = {}
 
-    def changed(self, made: Submitted, place: int, ready: bool) -> None:
-        use = self._uses.setdefault(made.source.program, _Use())
-        tokens = made.private_tokens[place]
+    def changed(self, source: TraceProgram, blueprint: Blueprint, place: int, ready: bool) -> None:
+        use = self._uses.setdefault(source.program, _Use())
+        tokens = blueprint.private_tokens[place]
         if ready:
             use.running[place] = tokens
         else:

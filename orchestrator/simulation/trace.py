@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,8 +67,9 @@ class TraceProgram:
     deadline: float | None = None
     environment: str = ""
     online: bool = False
-    shared: frozenset[str] = field(default=frozenset())
-    """Streams that other programs of the trace use too; filled by `read`."""
+    origin: str = ""
+    """The program of the trace that this is copy number `copy` of; "" if it is that program itself."""
+    copy: int = 0
 
     @property
     def llm_nodes(self) -> Iterator[LLMNode]:

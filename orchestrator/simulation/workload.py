@@ -6,8 +6,10 @@ Lengths and durations that a server cannot know stay out of everything that is s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from random import Random
 
 from engine.config import BLOCK_TOKENS
@@ -18,6 +20,7 @@ from tenuto.wire import (
     Constant,
     EffectClass,
     FunctionCall,
+    GraphExtension,
     JsonType,
     LLMCall,
     Message,
@@ -44,16 +47,16 @@ def wire_name(name: str) -> str:
 def resample(trace: Sequence[TraceProgram], *, seed: int, count: int | None = None) -> list[TraceProgram]:
     """`count` programs (default: as many as there are) drawn with replacement, Poisson arrivals at the trace's rate.
 
-    A program that is drawn again gets a name of its own, and with it private streams of its own.
+    A program that is drawn gets a name of its own, and with it private streams of its own.
     """
     rng = Random(f"resample {seed}")
     count = len(trace) if count is None else count
-    span_s = max(program.arrival for program in trace)
-    gap_s = span_s / max(len(trace) - 1, 1)
+    gap_s = max(program.arrival for program in trace) / max(len(trace) - 1, 1)
     arrival, drawn = 0.0, list[TraceProgram]()
-    for number in range(count):
+    for number in range(1, count + 1):
         chosen = rng.choice(trace)
-        drawn.append(replace(chosen, program=f"{chosen.program}~{number}", arrival=arrival))
+        name = f"{chosen.program}~{number}"
+        drawn.append(replace(chosen, program=name, origin=chosen.program, copy=number, arrival=arrival))
         arrival += rng.expovariate(1.0) * gap_s
     return drawn
 
@@ -68,22 +71,36 @@ def is_private(stream: str, program: str) -> bool:
     return stream.startswith(program) and not stream[len(program) : len(program) + 1].isalnum()
 
 
-@dataclass(slots=True)
-class Submitted:
-    """A program ready to be submitted: one call a node, with how nodes wait for each other."""
+@dataclass(frozen=True)
+class Blueprint:
+    """What all copies of a program have in common: one call a node, and how nodes wait for each other.
 
-    source: TraceProgram
-    calls: list[Call]
-    successors: list[list[int]]
-    waiting: list[int]
-    index: dict[str, int]
-    private_tokens: list[int]
-    """For each node: tokens of its prompt and output in private streams."""
+    `private_tokens`: of each node, tokens of its prompt and output in private streams.
+    """
+
+    nodes: tuple[Node, ...]
+    calls: tuple[Call, ...]
+    successors: tuple[tuple[int, ...], ...]
+    waiting: tuple[int, ...]
+    private_tokens: tuple[int, ...]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """The place of a node by its call's id."""
+        return {call.id: place for place, call in enumerate(self.calls)}
+
+    @cached_property
+    def has_waits(self) -> bool:
+        return any(isinstance(node, LLMNode) and node.wait for node in self.nodes)
+
+    @cached_property
+    def extensions(self) -> tuple[GraphExtension, ...]:
+        """Each call as an extension of its own."""
+        return tuple(GraphExtension(calls=(call,)) for call in self.calls)
 
     def pause_s(self, call: str, wait_cap_s: float) -> float | None:
         """Seconds from the end of an LLM call to the first one that follows it, over the tools between them."""
-        nodes = self.source.nodes
-        origin = next(place for place, made in enumerate(self.calls) if made.id == call)
+        nodes, origin = self.nodes, self.place[call]
         ready_s = {origin: 0.0}
         found: float | None = None
         for place in range(origin, len(nodes)):
@@ -100,71 +117,68 @@ class Submitted:
                 ready_s[successor] = max(ready_s.get(successor, 0.0), end_s)
         return found
 
-    @property
-    def objective(self) -> Objective:
-        deadline_s = self.source.deadline
-        return Objective() if deadline_s is None else Objective(kind="deadline", deadline_s=deadline_s)
+
+def objective(program: TraceProgram) -> Objective:
+    """What the program's end is judged by."""
+    deadline_s = program.deadline
+    return Objective() if deadline_s is None else Objective(kind="deadline", deadline_s=deadline_s)
 
 
-class Workload:
-    """Makes calls of nodes. Prompts go into the book, durations into `durations`, by the names that calls carry."""
+class Library:
+    """The blueprints of a trace's programs, each made once, with the book that has their prompts.
 
-    def __init__(self, book: PromptBook, model_of: Callable[[str], str | None] = lambda program: None) -> None:
-        self._book = book
-        self._model_of = model_of
-        self.durations: dict[str, tuple[float, bool]] = {}
+    `durations`: of function calls, by the only argument that they have: it tells a server nothing.
+    """
+
+    def __init__(self) -> None:
+        self.book = PromptBook()
+        self.durations: dict[str, float] = {}
+        self._blueprints: dict[tuple[str, str | None], Blueprint] = {}
         self._constants: dict[str, Message] = {}
 
-    def prepare(self, program: TraceProgram) -> Submitted:
-        """The program's calls. `forget` must follow its end."""
-        origin, _, number = program.program.partition("~")
-        suffix = f"~{number}" if number else ""
-        names = [wire_name(node.id if node.id[:1].isalpha() else f"_{node.id}") for node in program.nodes]
+    def blueprint(self, program: TraceProgram, model: str | None = None) -> Blueprint:
+        """The program's calls, addressed to `model`."""
+        key = (program.origin or program.program, model)
+        known = self._blueprints.get(key)
+        if known is None:
+            known = self._blueprints[key] = self._draw(program.nodes, *key)
+        return known
+
+    def _draw(self, nodes: tuple[Node, ...], origin: str, model: str | None) -> Blueprint:
+        names = [wire_name(node.id if node.id[:1].isalpha() else f"_{node.id}") for node in nodes]
         if len(set(names)) < len(names):
-            names = [f"n{index}" for index in range(len(names))]
-        index = {node.id: place for place, node in enumerate(program.nodes)}
-        made = Submitted(program, [], [[] for _ in names], [len(node.after) for node in program.nodes], index, [])
-        model = self._model_of(program.program)
-        for place, node in enumerate(program.nodes):
+            names = [f"n{place}" for place in range(len(names))]
+        index = {node.id: place for place, node in enumerate(nodes)}
+        successors: list[list[int]] = [[] for _ in nodes]
+        calls: list[Call] = []
+        private: list[int] = []
+        for place, node in enumerate(nodes):
             for before in node.after:
-                made.successors[index[before]].append(place)
+                successors[index[before]].append(place)
             after = tuple(names[index[before]] for before in node.after)
-            key = f"{program.program}/{node.id}"
+            key = f"{origin}/{node.id}"
             if isinstance(node, ToolNode):
-                self.durations[key] = (node.duration, node.failed)
-                made.calls.append(_function(node, names[place], after, key))
-                made.private_tokens.append(0)
+                self.durations[key] = node.duration
+                calls.append(_function(node, names[place], after, key))
+                private.append(0)
                 continue
-            self._put(program, node, key, origin, suffix)
-            made.calls.append(self._llm(node, names, index, names[place], after, key, origin, model))
-            private = sum(p.end - p.start for p in node.prompt if is_private(p.stream, origin))
-            made.private_tokens.append(private + node.output)
-        return made
-
-    def forget(self, program: TraceProgram) -> None:
-        """The program has ended: its prompts and durations will not be asked for again."""
-        for node in program.nodes:
-            key = f"{program.program}/{node.id}"
-            self._book.drop(key)
-            self.durations.pop(key, None)
-
-    def _put(self, program: TraceProgram, node: LLMNode, key: str, origin: str, suffix: str) -> None:
-        pieces: Sequence[tuple[str, int, int]] = node.prompt
-        if suffix:
-            pieces = [
-                (stream + suffix if is_private(stream, origin) else stream, start, end) for stream, start, end in pieces
-            ]
-        self._book.put(key, pieces, f"{origin}/{node.id}.out{suffix}", node.output)
+            mine = partial(is_private, program=origin)
+            self.book.put(key, node.prompt, private=mine, out=f"{key}.out", output=node.output)
+            outputs = {f"{origin}/{before}.out": names[index[before]] for before in node.after}
+            calls.append(self._llm(node, names[place], after, key, origin, outputs, model))
+            private.append(sum(piece.end - piece.start for piece in node.prompt if mine(piece.stream)) + node.output)
+        return Blueprint(
+            nodes, tuple(calls), tuple(map(tuple, successors)), tuple(len(n.after) for n in nodes), tuple(private)
+        )
 
     def _llm(
         self,
         node: LLMNode,
-        names: list[str],
-        index: dict[str, int],
         name: str,
         after: tuple[str, ...],
         key: str,
         origin: str,
+        outputs: dict[str, str],
         model: str | None,
     ) -> LLMCall:
         """The constant part that programs share, then the outputs it reads, then what stands for the whole prompt."""
@@ -176,14 +190,10 @@ class Workload:
             if known is None:
                 known = self._constants[text] = Message(role="system", parts=(TextPart(text=text),))
             messages.append(known)
-        parts: list[TextPart | VariablePart] = []
-        outputs = {f"{origin}/{before}.out": names[index[before]] for before in node.after}
-        for piece in node.prompt:
-            read = outputs.get(piece.stream)
-            if read is not None:
-                parts.append(VariablePart(variable=read))
-        parts.append(TextPart(text=reference(key)))
-        messages.append(Message(role="user", parts=tuple(parts)))
+        parts: list[TextPart | VariablePart] = [
+            VariablePart(variable=outputs[piece.stream]) for piece in node.prompt if piece.stream in outputs
+        ]
+        messages.append(Message(role="user", parts=(*parts, TextPart(text=reference(key)))))
         return LLMCall(
             id=name,
             messages=tuple(messages),
@@ -206,25 +216,48 @@ def _function(node: ToolNode, name: str, after: tuple[str, ...], key: str) -> Fu
     )
 
 
+_KEPT = 4
+_libraries: OrderedDict[int, tuple[Sequence[TraceProgram], Library]] = OrderedDict()
+
+
+def library_of(trace: Sequence[TraceProgram]) -> Library:
+    """The library of a trace; those of the last few are kept, so that many runs draw its blueprints once."""
+    known = _libraries.pop(id(trace), None)
+    if known is None or known[0] is not trace:
+        known = (trace, Library())
+    _libraries[id(trace)] = known
+    if len(_libraries) > _KEPT:
+        _libraries.popitem(last=False)
+    return known[1]
+
+
 def tool_names(programs: Sequence[TraceProgram]) -> list[str]:
     """Every tool of some programs, as the wire names them."""
     nodes: list[Node] = [node for program in programs for node in program.nodes]
     return sorted({wire_name(node.name) for node in nodes if isinstance(node, ToolNode)})
 
 
-def distinct_tokens(programs: Sequence[TraceProgram]) -> int:
+def distinct_tokens(programs: Sequence[TraceProgram], library: Library) -> int:
     """At most so many tokens have to be computed if nothing is ever forgotten: of each prompt what the one before it
     in its program, with its output, does not begin with. Blocks that are cut off count whole."""
+    of_origin: dict[str, int] = {}
     total = 0
-    book = PromptBook()
     for program in programs:
-        before: StreamTokens | None = None
-        for node in program.llm_nodes:
-            book.put("", node.prompt, f"{program.program}/{node.id}.out", 0)
-            prompt = book.get("")
-            assert prompt is not None
-            shared = prompt.common(before) if before is not None else 0
-            total += len(prompt) - shared + node.output + 2 * BLOCK_TOKENS
-            before = prompt
-            before.grow(node.output)
+        origin = program.origin or program.program
+        if origin not in of_origin:
+            library.blueprint(program)
+            of_origin[origin] = _distinct(program, origin, library.book)
+        total += of_origin[origin]
+    return total
+
+
+def _distinct(program: TraceProgram, origin: str, book: PromptBook) -> int:
+    total = 0
+    before: StreamTokens | None = None
+    for node in program.llm_nodes:
+        prompt = book.get(f"{origin}/{node.id}", "")
+        assert prompt is not None
+        total += len(prompt) - (prompt.common(before) if before is not None else 0) + node.output + 2 * BLOCK_TOKENS
+        before = prompt
+        before.grow(node.output)
     return total

@@ -1,0 +1,170 @@
+"""Measures a running engine through its protocol and fits the simulator's cost model to it.
+
+Knows nothing of how the engine works, only that it decodes what runs together and computes prompts in steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.clock import Clock
+from engine.costs import EngineProfile, pairs_of
+from engine.protocol import Engine, GenerateRequest, SamplingParams, TokenChunk
+
+_NAMES = ("call_s", "step_s", "token_s", "pair_s", "read_s", "sequence_s")
+_BATCHES = (1, 2, 4, 8, 16, 32)
+_SWEEPS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement: how often each cost of `_NAMES` occurred in it, and the seconds it took."""
+
+    what: str
+    counts: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A profile, what it was fitted to, and its relative error: root mean square over the samples."""
+
+    profile: EngineProfile
+    samples: tuple[Sample, ...]
+    error: float
+
+
+class Meter:
+    """Runs requests on an idle engine. Prompts are random, so none begins as another does."""
+
+    def __init__(self, engine: Engine, clock: Clock, seed: int = 0) -> None:
+        self._engine, self._clock = engine, clock
+        self._rng = Random(seed)
+        self._requests = 0
+
+    async def prefill(self, tokens: int, budget: int) -> Sample:
+        """From a prompt of `tokens` being sent to its first token."""
+        arrivals = await self._run(tokens, 1, began := self._clock.now())
+        steps = [(start, min(budget, tokens - start)) for start in range(0, tokens, budget)]
+        counts = (1.0, len(steps), tokens, sum(pairs_of(start, count) for start, count in steps), 0.0, len(steps))
+        return Sample(f"prefill {tokens}", counts, arrivals[0] - began)
+
+    async def decode(self, batch: int, context: int, outputs: int) -> Sample:
+        """`batch` sequences that decode together, from when all have begun to when the first ends."""
+        began = self._clock.now()
+        arrivals = await asyncio.gather(*(self._run(context, outputs, began) for _ in range(batch)))
+        start_s, end_s = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
+        watched = [at_s for at_s in arrivals[0] if start_s <= at_s <= end_s]
+        steps = len(watched) - 1
+        if steps < 1:
+            raise RuntimeError(f"{batch} sequences of {outputs} tokens never decoded together: raise `outputs`")
+        read = batch * (context + outputs / 2)
+        counts = (0.0, steps, steps * batch, 0.0, steps * read, steps * batch)
+        return Sample(f"decode {batch} x {context}", counts, watched[-1] - watched[0])
+
+    async def _run(self, prompt: int, outputs: int, began_s: float) -> list[float]:
+        """When each of a request's tokens came."""
+        self._requests += 1
+        vocabulary = self._engine.model.vocab_size
+        request = GenerateRequest(
+            id=f"fit-{self._requests}",
+            program=f"fit-{self._requests}",
+            prompt_ids=tuple(self._rng.randrange(vocabulary) for _ in range(prompt)),
+            sampling=SamplingParams(max_tokens=outputs, ignore_eos=True),
+        )
+        times: list[float] = []
+        chunk: TokenChunk
+        async for chunk in self._engine.generate(request):
+            times += [self._clock.now()] * len(chunk.token_ids)
+        return times
+
+
+async def measure(
+    engine: Engine, clock: Clock, *, budget: int, repeats: int = 5, done: Callable[[str], None] = lambda what: None
+) -> list[Sample]:
+    """Samples of prompts of many lengths and of batches over short and long contexts, the median of `repeats` each."""
+    meter = Meter(engine, clock)
+    room = engine.model.context_tokens
+    outputs = min(24, room // 4)
+    longest = room - outputs - 1
+    lengths = sorted(
+        {min(max(round(longest * share), 8), longest) for share in (0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)}
+    )
+    limit = engine.capabilities.max_running or max(_BATCHES)
+    fitting = (engine.capabilities.kv_tokens or longest * max(_BATCHES)) // (longest + outputs)
+    samples: list[Sample] = []
+    await meter.prefill(lengths[0], budget)  # warm up
+    for length in lengths:
+        samples.append(_median([await meter.prefill(length, budget) for _ in range(repeats)]))
+        done(samples[-1].what)
+    for batch in _BATCHES:
+        for context in (lengths[0], lengths[len(lengths) // 2], longest):
+            if batch <= limit and (batch <= fitting or context < longest):
+                samples.append(_median([await meter.decode(batch, context, outputs) for _ in range(repeats)]))
+                done(samples[-1].what)
+    return samples
+
+
+def _median(samples: Sequence[Sample]) -> Sample:
+    """The middle one by seconds for each step."""
+    ordered = sorted(samples, key=lambda sample: sample.seconds / sample.counts[1])
+    return ordered[len(ordered) // 2]
+
+
+def fit(samples: Sequence[Sample], engine: Engine, *, name: str, budget: int, max_running: int) -> Fit:
+    """The costs, none negative, with the least squares of relative errors.
+
+    Of the bound by weights (`weights_s`) only what the samples show is fitted: a floor under `token_s * tokens`.
+    """
+    counts = np.array([sample.counts for sample in samples])
+    seconds = np.array([sample.seconds for sample in samples])
+    found: tuple[float, float, NDArray[np.float64]] | None = None
+    costs = _non_negative(counts / seconds[:, None], np.ones(len(samples)))
+    per_step = np.array([sample.counts[2] / sample.counts[1] for sample in samples])
+    for floor_tokens in (0.0, *sorted(set(per_step.tolist()))[:-1]):
+        floored = counts.copy()
+        floored[:, 2] = counts[:, 1] * np.maximum(per_step, floor_tokens)
+        costs = _non_negative(floored / seconds[:, None], np.ones(len(samples)))
+        error = float(np.sqrt(np.mean((floored @ costs / seconds - 1) ** 2)))
+        if found is None or error < found[0] * 0.98:
+            found = (error, floor_tokens, costs)
+    assert found is not None
+    error, floor_tokens, costs = found
+    values = dict(zip(_NAMES, costs.tolist(), strict=True))
+    capabilities, model = engine.capabilities, engine.model
+    profile = EngineProfile(
+        name=name,
+        kv_tokens=capabilities.kv_tokens or model.context_tokens * max_running,
+        kv_bytes_per_token=model.kv_bytes_per_token,
+        weights_s=values["token_s"] * floor_tokens,
+        token_budget=budget,
+        max_running=max_running,
+        context_tokens=model.context_tokens,
+        **values,
+    )
+    return Fit(profile, tuple(samples), error)
+
+
+def _non_negative(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares with no negative unknown, by coordinate descent on scaled columns."""
+    scale = np.linalg.norm(matrix, axis=0)
+    scale[scale == 0] = 1.0
+    scaled = matrix / scale
+    gram, wanted = scaled.T @ scaled, scaled.T @ target
+    solution = np.zeros(matrix.shape[1])
+    for _ in range(_SWEEPS):
+        before = solution.copy()
+        for column in range(len(solution)):
+            if gram[column, column] > 0:
+                rest = gram[column] @ solution - gram[column, column] * solution[column]
+                solution[column] = max((wanted[column] - rest) / gram[column, column], 0.0)
+        if np.abs(solution - before).max() < 1e-12:
+            break
+    result: NDArray[np.float64] = solution / scale
+    return result
