@@ -1,0 +1,235 @@
+"""CPU-bound tools of configured modules, in processes of their own under limits of memory, CPU and output.
+
+Owns the processes. A call that is cancelled, times out or breaks a limit costs its process (and whatever that started);
+another one takes its place. Limits are rlimits, and a cgroup (v2) for each process where cgroups can be written: a
+tool's children then count too (AgentCgroup, arXiv 2602.09345).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from orchestrator.tools.failures import CallFailure, FailureType
+from orchestrator.tools.process_child import HEAD, RESOURCE_EXHAUSTED
+from orchestrator.tools.python import tools_of
+from orchestrator.tools.runs import ToolRun
+from tenuto.wire import ToolSpec
+
+log = logging.getLogger(__name__)
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    """Bounds of one process. `memory_bytes` of address space (with a cgroup: of memory), `cpu_s` of one call."""
+
+    memory_bytes: int | None = 2 * 2**30
+    cpu_s: float | None = 600.0
+    result_bytes: int = 8 * 2**20
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    process: asyncio.subprocess.Process
+    cgroup: Path | None
+
+    async def read(self, most: int) -> Any:
+        """The next frame. Raises EOFError when the process has gone, ValueError for a frame that is none."""
+        assert self.process.stdout is not None
+        try:
+            size = HEAD.unpack(await self.process.stdout.readexactly(HEAD.size))[0]
+            if size > most:
+                raise ValueError(f"an answer of {size} bytes, where {most} are allowed")
+            return json.loads(await self.process.stdout.readexactly(size))
+        except asyncio.IncompleteReadError:
+            raise EOFError from None
+
+    def send(self, document: Any) -> None:
+        assert self.process.stdin is not None
+        body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+        self.process.stdin.write(HEAD.pack(len(body)) + body)
+
+    def kill(self) -> None:
+        """End the process with all that it started."""
+        if self.cgroup is not None:
+            with contextlib.suppress(OSError):
+                (self.cgroup / "cgroup.kill").write_text("1")
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    async def bury(self) -> None:
+        """Wait for the killed process, and leave nothing behind."""
+        await self.process.wait()
+        if self.cgroup is not None:
+            with contextlib.suppress(OSError):
+                self.cgroup.rmdir()
+
+
+class ProcessTools:
+    """Satisfies `ToolHost`: at most `processes` calls at once, each alone in its process; processes are kept.
+
+    Invariant: a process is idle in `_idle`, or runs exactly one call, or is dead.
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[str],
+        *,
+        processes: int = 4,
+        limits: ProcessLimits | None = None,
+        name: str = "processes",
+    ) -> None:
+        self._modules = tuple(modules)
+        self._most = processes
+        self._limits = limits or ProcessLimits()
+        self._name = name
+        self._specs: dict[str, ToolSpec] = {}
+        self._idle: deque[_Child] = deque()
+        self._burials: set[asyncio.Task[None]] = set()
+        self._started = 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def max_running(self) -> int | None:
+        return self._most
+
+    @property
+    def specs(self) -> Mapping[str, ToolSpec]:
+        return self._specs
+
+    async def start(self) -> None:
+        for module in self._modules:
+            for name, tool in tools_of(module).items():
+                self._specs[name] = tool.spec
+        self._idle.append(await self._spawn())  # a module that cannot be loaded there is told now
+
+    async def run(self, run: ToolRun, spec: ToolSpec) -> JsonValue:
+        child = self._take_idle() or await self._spawn()
+        try:
+            child.send({"tool": run.tool, "arguments": run.arguments})
+            answer = await child.read(self._limits.result_bytes + 4096)
+        except EOFError:
+            raise await self._death(child, run.tool) from None
+        except ValueError as error:
+            self._discard(child)
+            raise CallFailure("result_invalid", f"tool {run.tool!r}: {error}") from error
+        except BaseException:
+            self._discard(child)  # cancelled: killing it is the only way to stop what cannot be asked
+            raise
+        self._idle.append(child)
+        fault = answer.get("error")
+        if fault is not None:
+            raise CallFailure(fault["type"], fault["message"], retryable=fault["retryable"])
+        value: JsonValue = answer["value"]
+        return value
+
+    async def close(self) -> None:
+        while self._idle:
+            self._discard(self._idle.popleft())
+        await asyncio.gather(*self._burials, return_exceptions=True)
+
+    # -- processes ------------------------------------------------------------------------------
+
+    def _take_idle(self) -> _Child | None:
+        while self._idle:
+            child = self._idle.pop()
+            if child.process.returncode is None:
+                return child
+            self._discard(child)
+        return None
+
+    async def _spawn(self) -> _Child:
+        """A fresh process. Raises ValueError if it cannot load its modules."""
+        limits = self._limits
+        cgroup = self._make_cgroup()
+        options = {
+            "modules": self._modules,
+            "memory_bytes": None if cgroup is not None else limits.memory_bytes,
+            "cpu_s": limits.cpu_s,
+            "result_bytes": limits.result_bytes,
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "orchestrator.tools.process_child", json.dumps(options)),
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },  # it finds what this process finds
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            limit=2**20,
+        )
+        child = _Child(process, cgroup)
+        if cgroup is not None:
+            with contextlib.suppress(OSError):
+                (cgroup / "cgroup.procs").write_text(str(process.pid))
+        try:
+            await child.read(4096)
+        except (EOFError, ValueError) as error:
+            self._discard(child)
+            raise ValueError(f"a process for {', '.join(self._modules)} ended while it started") from error
+        except BaseException:
+            self._discard(child)
+            raise
+        return child
+
+    def _make_cgroup(self) -> Path | None:
+        """A cgroup for the next process, if this server may make one."""
+        parent = _own_cgroup()
+        if parent is None or self._limits.memory_bytes is None:
+            return None
+        self._started += 1
+        path = parent / f"tenuto-{os.getpid()}-{self._name}-{self._started}"
+        try:
+            path.mkdir()
+            (path / "memory.max").write_text(str(self._limits.memory_bytes))
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            return None
+        return path
+
+    async def _death(self, child: _Child, tool: str) -> CallFailure:
+        """Why a process went under its call."""
+        self._discard(child)
+        code = await child.process.wait()
+        if code == -signal.SIGXCPU:
+            return CallFailure(RESOURCE_EXHAUSTED, f"tool {tool!r} used more than {self._limits.cpu_s:g} s of CPU")
+        if code == -signal.SIGKILL:
+            return CallFailure(RESOURCE_EXHAUSTED, f"tool {tool!r} was killed: it needs more memory than it may have")
+        message = f"the process of tool {tool!r} ended with code {code}"
+        return CallFailure(FailureType.WORKER_LOST, message, lost=True)
+
+    def _discard(self, child: _Child) -> None:
+        child.kill()
+        task = asyncio.create_task(child.bury())
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+
+def _own_cgroup() -> Path | None:
+    """The cgroup (v2) of this process, if it may have children with a memory limit."""
+    try:
+        line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        path = _CGROUPS / line[3:].lstrip("/")
+        controllers = (path / "cgroup.subtree_control").read_text().split()
+    except (OSError, StopIteration):
+        return None
+    return path if "memory" in controllers and os.access(path, os.W_OK) else None
