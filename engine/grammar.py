@@ -20,10 +20,10 @@ _JSON_SPACE = "[ ]?"
 class Matcher:
     """Where one output is in its grammar."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("_state", "_tool_call")
 
-    def __init__(self, state: LLMatcher) -> None:
-        self._state = state
+    def __init__(self, state: LLMatcher, *, tool_call: bool = False) -> None:
+        self._state, self._tool_call = state, tool_call
 
     def allowed(self) -> bytes:
         """One bit per token of the vocabulary, least significant first: may it come next?
@@ -39,6 +39,11 @@ class Matcher:
         """The output goes on with an allowed `token`."""
         if not self._state.consume_token(token):
             raise InvalidGrammar(f"the output left its grammar: {_first_lines(self._state.get_error())}")
+
+    @property
+    def written(self) -> bool:
+        """The output is to be one tool call, and that is complete now."""
+        return self._tool_call and bool(self._state.is_accepting())
 
     @property
     def complete(self) -> bool:
@@ -65,7 +70,7 @@ class GrammarCompiler:
                 self._compiled.popitem(last=False)
         else:
             self._compiled.move_to_end(grammar)
-        return Matcher(compiled.deep_copy())
+        return Matcher(compiled.deep_copy(), tool_call=grammar.tool_call)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         if grammar.kind == GrammarKind.JSON_SCHEMA:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.text import TextCodec
 
 _MAX_OUTPUTS = 64
+_MAX_LOGPROBS = 20
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 """Between the seeds of one request's outputs: far apart, whatever seed the next request has."""
 
@@ -48,8 +49,10 @@ class Prepared:
     path: Path | None = None
 
     def sampling(self, index: int) -> SamplingParams:
-        """The parameters of output `index`: each draws with a seed of its own."""
+        """The parameters of output `index`: each draws with a seed of its own. The best are told by log probability."""
         sampling = self.request.sampling
+        if self.request.best_of > self.request.n:
+            sampling = replace(sampling, logprobs=max(sampling.logprobs, 0))
         return replace(sampling, seed=sampling.seed + index * _SEED_STRIDE) if index else sampling
 
 
@@ -112,6 +115,8 @@ class Intake:
             )
         if request.prompt_ids:
             check_ids(prompt[common:], self._info.vocab_size)
+        if request.sampling.logit_bias:
+            check_ids([token for token, _ in request.sampling.logit_bias], self._info.vocab_size)
         return prompt, common
 
     def _compiler(self) -> GrammarCompiler:
@@ -165,6 +170,15 @@ def check_sampling(params: SamplingParams) -> None:
         ("min_p", 0.0 <= params.min_p <= 1.0, "0 to 1"),
         ("seed", isinstance(params.seed, int), "a whole number"),
         ("stop", all(isinstance(stop, str) and stop for stop in params.stop), "strings that are not empty"),
+        ("repetition_penalty", 0.0 < params.repetition_penalty < math.inf, "a number above 0"),
+        ("presence_penalty", math.isfinite(params.presence_penalty), "a finite number"),
+        ("frequency_penalty", math.isfinite(params.frequency_penalty), "a finite number"),
+        ("logit_bias", all(math.isfinite(bias) for _, bias in params.logit_bias), "pairs of an id and a finite number"),
+        (
+            "logprobs",
+            isinstance(params.logprobs, int) and -1 <= params.logprobs <= _MAX_LOGPROBS,
+            f"-1 (none) to {_MAX_LOGPROBS}",
+        ),
     )
     for name, fits, wanted in rules:
         if not fits:

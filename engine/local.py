@@ -34,6 +34,7 @@ from engine.protocol import (
     RetentionSupport,
     Tier,
     TokenChunk,
+    TokenLogprob,
     Usage,
 )
 from engine.scheduler import Result, Scheduler, Step
@@ -123,6 +124,7 @@ class LocalEngine:
             fork=True,
             prefetch=host_blocks > 0,
             grammar=True,
+            logprobs=True,
             estimate=True,
             kv_tokens=blocks * BLOCK_TOKENS,
             host_kv_tokens=host_blocks * BLOCK_TOKENS,
@@ -389,7 +391,7 @@ class LocalEngine:
                 self._cut(call.sequence, len(tokens) - count)
                 self._finish(call, finish, text, tokens[:count])
                 return
-        self._emit(call, TokenChunk(text, tokens, index=call.index))
+        self._emit(call, TokenChunk(text, tokens, index=call.index, logprobs=self._logprobs(call, tokens)))
 
     def _take(self, call: _Call, token: int, later: int) -> tuple[FinishReason | None, str]:
         """One token of an output, which `later` others follow: whether it ends it, and its text."""
@@ -401,16 +403,31 @@ class LocalEngine:
             matcher.accept(token)
         if call.text.stopped:
             return FinishReason.STOP, text
+        if matcher is not None and matcher.written:
+            return FinishReason.TOOL_CALL, text + call.text.flush()
         if matcher is not None and matcher.complete:
             return FinishReason.STOP, text + call.text.flush()
         if sequence.generated - later >= sequence.max_tokens:
             return FinishReason.LENGTH, text + call.text.flush()
         return None, text
 
+    def _logprobs(self, call: _Call, tokens: tuple[int, ...]) -> tuple[TokenLogprob, ...]:
+        """What the sampler noted of `tokens`, if it was asked to and the request wants it; the notes are used up."""
+        scores, call.sequence.scores = call.sequence.scores, []
+        if call.request.asked.sampling.logprobs < 0 or not scores:
+            return ()
+        spell = self._codec.spell
+        out = []
+        for token, (logprob, top) in zip(tokens, scores, strict=False):
+            best = tuple(TokenLogprob(other, spell((other,)), value) for other, value in top)
+            out.append(TokenLogprob(token, spell((token,)), logprob, best))
+        return tuple(out)
+
     @staticmethod
     def _cut(sequence: Sequence, surplus: int) -> None:
         """Forget accepted tokens beyond the last one of an output."""
         if surplus:
+            sequence.logprob -= sum(logprob for logprob, _ in sequence.scores[-surplus:])
             sequence.tokens = sequence.tokens[: len(sequence.tokens) - surplus]
             sequence.computed = min(sequence.computed, len(sequence.tokens))
             del sequence.hashes[len(sequence.tokens) // BLOCK_TOKENS :]
@@ -463,7 +480,7 @@ class LocalEngine:
             preemptions=sequence.preemptions,
             recomputed_tokens=sequence.recomputed_tokens,
         )
-        self._emit(call, TokenChunk(text, token_ids, finish, usage, call.index))
+        self._emit(call, TokenChunk(text, token_ids, finish, usage, call.index, self._logprobs(call, token_ids)))
         chain = self._chain(call) if call.queued and not call.index else None
         self._close(call)
         if chain is not None:

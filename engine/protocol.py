@@ -42,6 +42,7 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     ABORTED = "aborted"
+    TOOL_CALL = "tool_call"
 
 
 class LeaseOutcome(StrEnum):
@@ -88,7 +89,13 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn; `temperature` 0 is greedy. Draws depend on (seed, position) alone, never on the batch."""
+    """How tokens are drawn; `temperature` 0 is greedy. Draws depend on (seed, position) alone, never on the batch.
+
+    `repetition_penalty` divides positive logits of tokens in prompt and output, and multiplies negative ones (Keskar et
+    al. 2019, arXiv 1909.05858); `presence_penalty` is subtracted once for tokens in the output, `frequency_penalty`
+    for each time they occur there; `logit_bias` is added: (token, bias). `logprobs` >= 0: tell each token's log
+    probability, by the model's own logits, and those of so many most probable ones.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -98,6 +105,11 @@ class SamplingParams:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int = -1
 
 
 class GrammarKind(StrEnum):
@@ -108,10 +120,15 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A constraint on the output; `source` is the JSON Schema (as JSON text), the regex or the Lark grammar."""
+    """A constraint on the output; `source` is the JSON Schema (as JSON text), the regex or the Lark grammar.
+
+    `tool_call`: the output ends as soon as it is a sentence of the grammar, that is, when the call it writes is
+    complete, with `FinishReason.TOOL_CALL`; otherwise it ends when nothing may follow or the model ends it.
+    """
 
     kind: GrammarKind
     source: str
+    tool_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +151,8 @@ class GenerateRequest:
     admitted. `hold_s` > 0: when this request ends well, its chain is leased for so long under the request's own id,
     before anyone else can take its blocks.
     `n` outputs are drawn (chunks carry an `index`), the best of `best_of` (0 = `n`) by mean log probability.
+    `adapter` names the LoRA adapter to answer with; its prefixes are its own. `tools`: the JSON text of each tool that
+    the chat template shall tell of.
     """
 
     id: str
@@ -154,6 +173,8 @@ class GenerateRequest:
     hold_s: float = 0.0
     n: int = 1
     best_of: int = 0
+    adapter: str = ""
+    tools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +195,28 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural log of the probability that the model gave `token`; `top`: the most probable ones in its place."""
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """A piece of output `index`. `text` is complete characters only. Its last chunk has `finish` and `usage`."""
+    """A piece of output `index`. `text` is complete characters only. Its last chunk has `finish` and `usage`.
+
+    `logprobs`: one for each of `token_ids`, if they were asked for.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish: FinishReason | None = None
     usage: Usage | None = None
     index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +299,12 @@ class InvalidGrammar(EngineError):
 
 class InvalidRequest(EngineError):
     name = "invalid_request"
+
+
+class UnknownAdapter(InvalidRequest):
+    """The engine has no LoRA adapter of that name, or cannot read it."""
+
+    name = "unknown_adapter"
 
 
 class QueueFull(EngineError):

@@ -1,6 +1,7 @@
 """Chooses the next token from logits. A draw depends on the sequence's own logits, seed and position only.
 
-Order: finite check, grammar mask, temperature, top-k, top-p, min-p, draw. Faulty logits fail their sequence only.
+Order: finite check, log probabilities, penalties and bias, grammar mask, temperature, top-k, top-p, min-p, draw.
+Faulty logits fail their sequence only.
 """
 
 from __future__ import annotations
@@ -30,8 +31,20 @@ def uniform(seed: int, position: int) -> float:
     return (value >> 32) / 2**32
 
 
-def sample(logits: Tensor, sequences: Seq[Sequence]) -> list[int | EngineError]:
-    """The next token, or the error, of each sequence. logits [sequences, vocab] fp32, overwritten."""
+def is_greedy(sequence: Sequence) -> bool:
+    """Whether the next token is the argmax of the raw logits, and nothing else is asked of them."""
+    params = sequence.sampling
+    return params.temperature == 0 and sequence.matcher is None and params.logprobs < 0 and not _changes(params)
+
+
+def sample(
+    logits: Tensor, sequences: Seq[Sequence], ahead: Seq[tuple[int, ...]] | None = None
+) -> list[int | EngineError]:
+    """The next token, or the error, of each row. logits [rows, vocab] fp32, overwritten.
+
+    `sequences` are those of the rows; `ahead`: what each row's logits assume after its sequence's tokens (a draft).
+    Log probabilities that a sequence asks for are appended to its `scores`.
+    """
     if not sequences:
         return []
     errors: dict[int, EngineError] = {}
@@ -40,15 +53,60 @@ def sample(logits: Tensor, sequences: Seq[Sequence]) -> list[int | EngineError]:
         for row in (~logits.isfinite().all(1)).nonzero().flatten().tolist():
             errors[row] = NumericalFault("the model's logits are NaN or infinite")
             logits[row] = 0.0
+    scored = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs >= 0]
+    logprobs = logits[scored].log_softmax(1) if scored else None
+    for row, sequence in enumerate(sequences):
+        if _changes(sequence.sampling):
+            _penalize(logits[row], sequence, ahead[row] if ahead else ())
     _constrain(logits, sequences, errors)
     drawn = [row for row, sequence in enumerate(sequences) if sequence.sampling.temperature > 0]
     tokens: list[int | EngineError] = list(logits.argmax(1).tolist())
     if drawn:
-        for row, token in zip(drawn, _draw(logits, drawn, sequences), strict=True):
+        positions = [sequences[row].generated + (len(ahead[row]) if ahead else 0) for row in drawn]
+        for row, token in zip(drawn, _draw(logits, drawn, sequences, positions), strict=True):
             tokens[row] = token
+    if logprobs is not None:
+        _score(logprobs, scored, sequences, tokens)
     for row, error in errors.items():
         tokens[row] = error
     return tokens
+
+
+def _changes(params: SamplingParams) -> bool:
+    """Whether logits are changed before anything is drawn from them."""
+    return bool(
+        params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty or params.logit_bias
+    )
+
+
+def _penalize(logits: Tensor, sequence: Sequence, ahead: tuple[int, ...]) -> None:
+    """Apply penalties and bias to logits [vocab], in place. Errors in `SamplingParams` were refused before."""
+    params = sequence.sampling
+    output = [*sequence.tokens[sequence.prompt_tokens :], *ahead]
+    if params.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*sequence.tokens, *ahead}), device=logits.device)
+        known = logits[seen]
+        logits[seen] = torch.where(known > 0, known / params.repetition_penalty, known * params.repetition_penalty)
+    if output and (params.presence_penalty or params.frequency_penalty):
+        counts = torch.bincount(torch.tensor(output, device=logits.device), minlength=logits.shape[0])
+        logits -= params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
+    if params.logit_bias:
+        places, biases = zip(*params.logit_bias, strict=True)
+        logits.index_add_(0, torch.tensor(places, device=logits.device), torch.tensor(biases, device=logits.device))
+
+
+def _score(logprobs: Tensor, rows: list[int], sequences: Seq[Sequence], tokens: list[int | EngineError]) -> None:
+    """Append to the sequences of `rows` what the model gave the chosen token and the most probable ones."""
+    most = max(sequences[row].sampling.logprobs for row in rows)
+    values, places = logprobs.topk(min(most, logprobs.shape[1]), dim=1)
+    tops = zip(places.tolist(), values.tolist(), strict=True)
+    for index, (row, (ids, best)) in enumerate(zip(rows, tops, strict=True)):
+        sequence, token = sequences[row], tokens[row]
+        assert isinstance(token, int)
+        logprob = logprobs[index, token].item()
+        asked = sequence.sampling.logprobs
+        sequence.scores.append((logprob, list(zip(ids[:asked], best[:asked], strict=True))))
+        sequence.logprob += logprob
 
 
 def _constrain(logits: Tensor, sequences: Seq[Sequence], errors: dict[int, EngineError]) -> None:
@@ -75,8 +133,11 @@ def _constrain(logits: Tensor, sequences: Seq[Sequence], errors: dict[int, Engin
         logits[rows] = logits[rows].masked_fill_(forbidden, -math.inf)
 
 
-def _draw(logits: Tensor, rows: list[int], sequences: Seq[Sequence]) -> list[int]:
-    """One token for each of `rows` by inverting the cumulative distribution at a seeded uniform number."""
+def _draw(logits: Tensor, rows: list[int], sequences: Seq[Sequence], positions: Seq[int]) -> list[int]:
+    """One token for each of `rows` by inverting the cumulative distribution at a seeded uniform number.
+
+    `positions`: how many tokens of the output precede each.
+    """
     chosen = [sequences[row].sampling for row in rows]
     probabilities = (logits[rows] / _column([p.temperature for p in chosen], logits)).softmax(1)
     truncated = [row for row, p in enumerate(chosen) if p.top_k or p.top_p < 1]
@@ -87,7 +148,7 @@ def _draw(logits: Tensor, rows: list[int], sequences: Seq[Sequence]) -> list[int
         probabilities = probabilities.masked_fill_(probabilities < least, 0.0)
     # Always in the order of the vocabulary: how a row is drawn must not depend on what its neighbours ask for.
     cumulative = probabilities.double().cumsum(1)
-    numbers = [uniform(sequences[row].sampling.seed, sequences[row].generated) for row in rows]
+    numbers = [uniform(params.seed, position) for params, position in zip(chosen, positions, strict=True)]
     points = torch.tensor(numbers, dtype=torch.float64, device=logits.device).unsqueeze(1)
     picks = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
     tokens: list[int] = picks.flatten().tolist()

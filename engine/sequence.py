@@ -39,7 +39,8 @@ class Sequence:
     been evicted. `tail`: (digest, tokens) of a partial block that may be gone on with where the full blocks end.
     `path`: where an earlier chain's prefix of these tokens lay; `continues`: that chain's request. `expected` is the
     output length to plan memory with, and `owed` the blocks it will still take by that. `draft`: tokens guessed to
-    come next, to be verified in one step; `logprob`: the sum over the output, if the sampler was asked for it.
+    come next, to be verified in one step; `logprob`: the sum over the output, if the sampler was asked for it, and
+    `scores` (logprob, most probable tokens with theirs) of tokens that were not delivered yet.
     `decoding`: the prompt is done; `stalled`: there is no memory for the next token. `row` is the sequence's place in
     the runner's batch while it runs, and `synced` how many entries of `table` the runner knows.
     """
@@ -73,6 +74,8 @@ class Sequence:
     synced: int = 0
     draft: tuple[int, ...] = ()
     logprob: float = 0.0
+    scores: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
+    adapter: str = ""
     decoding: bool = False
     stalled: bool = False
 

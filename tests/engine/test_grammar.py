@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from engine.protocol import (
     SamplingParams,
 )
 from engine.text import TextCodec
-from tests.engine.serve import Result, collect, serve
+from tests.engine.serve import Result, collect, request, serve
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "flat": {
@@ -191,3 +192,17 @@ def test_a_grammar_that_grows_too_complex_fails_its_request_only(engine: LocalEn
     collect(engine, results)
     assert isinstance(results["first"].error, InvalidGrammar)
     assert re.fullmatch("[a-z]{9}", results["second"].text)
+
+
+def test_a_complete_tool_call_ends_the_output(model_dir: Path) -> None:
+    """Without `tool_call` the model may go on with whitespace or another call; with it the first one ends the turn."""
+    grammar = 'start: call+\ncall: "<call>" /[a-c]/ "</call>"'
+    engine = load_engine(EngineConfig(str(model_dir), threads=1), ManualClock())
+    asked = [
+        replace(request(name, [5, 6, 7], 60), grammar=Grammar(GrammarKind.LARK, grammar, tool_call=early))
+        for name, early in (("early", True), ("late", False))
+    ]
+    results = serve(engine, *asked)
+    assert results["early"].finish is FinishReason.TOOL_CALL
+    assert re.fullmatch("<call>[a-c]</call>", results["early"].text)
+    assert results["late"].finish is not FinishReason.TOOL_CALL

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from engine.clock import ManualClock
 from engine.config import EngineConfig
 from engine.loading import load_engine
-from engine.protocol import NumericalFault, SamplingParams
-from engine.sampler import sample, uniform
+from engine.protocol import NumericalFault, SamplingParams, TokenChunk
+from engine.sampler import is_greedy, sample, uniform
 from engine.sequence import Sequence
 from tests.engine.serve import request, serve
 
@@ -137,3 +138,95 @@ def test_seeds_do_not_depend_on_the_batch(model_dir: Path) -> None:
         name: result.ids for name, result in apart.items()
     }
     assert together["r0"].ids != serve(wide, request("x", prompts[0], 20, temperature=1.0, seed=77))["x"].ids
+
+
+# penalties and bias, as transformers' processors understand them
+
+PROMPT, OUTPUT = [1, 4, 4], [0, 0, 5]
+
+
+def penalized(**sampling: Any) -> torch.Tensor:
+    """Probabilities of the next token after PROMPT and OUTPUT, as 4,000 seeds draw it."""
+    rows = []
+    for seed in range(4_000):
+        row = Sequence("s", "p", PROMPT.copy(), 10, SamplingParams(temperature=1.0, seed=seed, **sampling))
+        row.tokens += OUTPUT
+        rows.append(row)
+    tokens = sample(LOGITS.repeat(len(rows), 1), rows)
+    return torch.tensor([tokens.count(token) / len(rows) for token in range(len(LOGITS))])
+
+
+@pytest.mark.parametrize("penalty", [1.5, 0.6])
+def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    processor = transformers.RepetitionPenaltyLogitsProcessor(penalty)
+    expected = processor(torch.tensor([PROMPT + OUTPUT]), LOGITS[None].clone())[0].softmax(0)
+    assert torch.allclose(penalized(repetition_penalty=penalty), expected, atol=0.03)
+
+
+def test_presence_counts_once_and_frequency_each_time_in_the_output_only() -> None:
+    counts = torch.tensor([2.0, 0, 0, 0, 0, 1])
+    once = (LOGITS - 0.8 * (counts > 0)).softmax(0)
+    assert torch.allclose(penalized(presence_penalty=0.8), once, atol=0.03)
+    each = (LOGITS - 0.7 * counts).softmax(0)
+    assert torch.allclose(penalized(frequency_penalty=0.7), each, atol=0.03)
+
+
+def test_bias_is_added_and_can_forbid_or_force() -> None:
+    assert sample(LOGITS[None].clone(), [sequence(logit_bias=((3, 100.0),))]) == [3]
+    assert sample(LOGITS[None].clone(), [sequence(logit_bias=((0, -100.0),))]) == [4]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"top_k": 2}, lambda: transformers.TopKLogitsWarper(2)),
+        ({"top_p": 0.7}, lambda: transformers.TopPLogitsWarper(0.7)),
+        ({"min_p": 0.2}, lambda: transformers.MinPLogitsWarper(0.2)),
+    ],
+)
+def test_truncation_keeps_what_transformers_keeps(ours: dict[str, Any], theirs: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        logits = torch.randn(12, generator=generator) * 2
+        kept = set(theirs()(torch.tensor([[1]]), logits[None].clone())[0].isfinite().nonzero().flatten().tolist())
+        rows = [sequence(temperature=1.0, seed=seed, **ours) for seed in range(400)]
+        drawn = set(sample(logits.repeat(len(rows), 1), rows))
+        rare = {t for t in kept if logits.softmax(0)[t] < 0.02}
+        assert kept - rare <= drawn <= kept
+
+
+# log probabilities
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    asked = [sequence(logprobs=2, temperature=5.0, seed=1, frequency_penalty=1.0), sequence(), sequence(logprobs=0)]
+    tokens = sample(LOGITS.repeat(3, 1), asked)
+    expected = LOGITS.log_softmax(0)
+    (logprob, top) = asked[0].scores[0]
+    assert isinstance(tokens[0], int) and logprob == pytest.approx(expected[tokens[0]].item())
+    assert [token for token, _ in top] == [0, 4]
+    assert [value for _, value in top] == pytest.approx(expected[[0, 4]].tolist())
+    assert not asked[1].scores and asked[1].logprob == 0.0
+    assert asked[2].scores == [(pytest.approx(expected[0].item()), [])]
+
+
+def test_only_plain_greedy_rows_may_skip_the_sampler() -> None:
+    assert is_greedy(sequence())
+    for other in ({"temperature": 0.1}, {"logprobs": 0}, {"repetition_penalty": 1.1}, {"logit_bias": ((1, 1.0),)}):
+        assert not is_greedy(sequence(**other))
+
+
+def test_log_probabilities_come_with_their_chunks(model_dir: Path) -> None:
+    engine = load_engine(EngineConfig(str(model_dir), threads=1), ManualClock())
+    engine.submit(request("a", [5, 6, 7], 6, logprobs=3))
+    engine.submit(request("b", [5, 6, 7], 6))
+    seen = 0
+    while engine.has_work:
+        for name, chunk in engine.step():
+            assert isinstance(chunk, TokenChunk)
+            assert len(chunk.logprobs) == (len(chunk.token_ids) if name == "a" else 0)
+            for token, scored in zip(chunk.token_ids, chunk.logprobs, strict=False):
+                seen += 1
+                assert scored.token == token == scored.top[0].token and scored.logprob == scored.top[0].logprob
+                assert len(scored.top) == 3 and scored.logprob <= 0.0
+    assert seen == 6
