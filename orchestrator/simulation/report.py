@@ -15,10 +15,12 @@ from tenuto.wire import Timeline, TimelineCall
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """One LLM call. Times are on the simulation's axis; `ready_s` is when its inputs were there and it was sent."""
+    """One LLM call. Times are on the simulation's axis; `ready_s` is when its inputs were there and it was sent,
+    `start_s` when it first computed something."""
 
     stage: str
     ready_s: float
+    start_s: float
     first_token_s: float
     end_s: float
     prompt_tokens: int
@@ -200,6 +202,7 @@ def _call(call: TimelineCall, arrival_s: float) -> CallOutcome:
     return CallOutcome(
         stage=call.stage or "",
         ready_s=arrival_s + ready_s,
+        start_s=arrival_s + next((span.start_s for span in spans if span.cause in ("prefill", "decode")), first_s),
         first_token_s=arrival_s + first_s,
         end_s=arrival_s + spans[-1].end_s,
         prompt_tokens=call.prompt_tokens,

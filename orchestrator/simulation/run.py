@@ -6,6 +6,7 @@ Owns how the parts are put together; the same seed gives the same bytes.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle
@@ -20,7 +21,7 @@ from orchestrator.journal import NullJournal
 from orchestrator.limits import Limits
 from orchestrator.retention import make_rule
 from orchestrator.runtime import Runtime
-from orchestrator.scheduling import make_policy
+from orchestrator.scheduling import Policy, make_policy
 from orchestrator.simulation.client import Clients, Tools
 from orchestrator.simulation.report import LeaseMeter, ProgramOutcome, Report, outcome
 from orchestrator.simulation.trace import TraceProgram
@@ -56,6 +57,7 @@ class Scenario:
     infinite: bool = False
     seed: int = 0
     wait_cap_s: float = 120.0
+    engine_calls: int = _LIMITS.engine_calls
 
 
 class Simulation:
@@ -68,7 +70,10 @@ class Simulation:
         *,
         scale: float = 1.0,
         library: Library | None = None,
+        policy: Policy | None = None,
     ) -> None:
+        """`policy`: instead of the scenario's, one that is not known by name."""
+        self._policy = policy or make_policy(scenario.policy)
         self._programs, self._scenario, self._scale = programs, scenario, scale
         self._library = library or Library()
         self._outcomes: dict[str, ProgramOutcome] = {}
@@ -97,8 +102,8 @@ class Simulation:
             engines=EnginePool(engines),
             workers=workers,
             journal=NullJournal(),
-            policy=make_policy(scenario.policy),
-            limits=_LIMITS,
+            policy=self._policy,
+            limits=replace(_LIMITS, engine_calls=scenario.engine_calls),
             rng=rng,
             retention=make_rule(scenario.retention, lambda program, call: clients.foresee(program, call)),
         )
@@ -217,9 +222,17 @@ def calibrate(programs: Sequence[TraceProgram], scenario: Scenario, load: float,
 
 
 def run_virtual(work: Coroutine[Any, Any, Report]) -> Report:
-    """Run a coroutine in a virtual-time loop of its own."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(work)
+    """Run a coroutine in a virtual-time loop of its own.
+
+    Few objects of a simulation die in cycles: the collector is let look for them seldom.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(200_000, 20, 100)
+    try:
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            return runner.run(work)
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _by_turns(names: list[str]) -> Callable[[TraceProgram], str | None]:
