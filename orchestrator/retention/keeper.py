@@ -126,13 +126,14 @@ class Keeper:
         short = chain.private - ledger.free_bytes(tier)
         if short > 0:
             self._make_room(chain, tier, short)
+            now = self._clock.now()  # what gave way was booked meanwhile
         chain.lease = ledger.open(
             chain.request,
             0,
             tier,
             chain.private,
             now,
-            until=until,
+            until=max(until, now),
             remaining_s=plan.remaining_s,
             recompute_s=chain.recompute_s,
         )
@@ -146,7 +147,8 @@ class Keeper:
         victims = [chain.desk.chains[lease.program] for lease in chain.desk.ledger.victims(tier, tokens)]
         if all(victim.rank < chain.rank and victim.returned_at is None for victim in victims):
             for victim in victims:
-                self.give_up(victim)
+                if victim.lease is not None and victim.lease.tier is tier:  # the first may have made others go
+                    self.give_up(victim)
 
     def _to_host(self, chain: Chain, plan: Plan, until: float) -> bool:
         """Keep the chain in the host tier from now on, if that has room."""
@@ -162,6 +164,8 @@ class Keeper:
             self.tell_kept(chain)
         elif self._hold(chain, plan, Tier.HOST, until):
             desk.retain(chain, until - now, Tier.HOST, plan.rank)
+            if chain.graced:  # it is on the device already, and a renewal leaves it there
+                desk.demote(chain)
         else:
             return False
         self._plan_prefetch(chain, plan)
@@ -196,8 +200,8 @@ class Keeper:
     def _expire(self, desk: Desk) -> None:
         del self._expiries[desk]
         for lease in desk.ledger.expired(self._clock.now()):
-            chain = desk.chains[lease.program]
-            if chain.lease is not None and chain.lease.id == lease.id:
+            chain = desk.chains.get(lease.program)
+            if chain is not None and chain.lease is not None and chain.lease.id == lease.id:
                 self._again(chain, Outcome.EXPIRED)
         self._arm(desk)
 
