@@ -23,7 +23,9 @@ class EngineConfig:
 
     `kv_blocks` 0 derives the pool from `kv_bytes`, `host_blocks` 0 the host tier from `host_bytes` (0: no such tier);
     `threads` 0 chooses by model size; `dtype` "auto" is float32 on CPU and the model's own elsewhere; `context_tokens`
-    0 is the model's own context.
+    0 is the model's own context. `model` is a directory, or the id of one on the Hugging Face hub. `adapters`: (name,
+    PEFT directory) pairs, of which `adapters_kept` stay in memory. `draft_tokens`: the most tokens that prompt lookup
+    guesses for a sequence and step (0: none).
     """
 
     model: str
@@ -41,6 +43,9 @@ class EngineConfig:
     host_bytes: int = 0
     lease_share: float = 0.5
     max_lease_ttl_s: float = 600.0
+    adapters: tuple[tuple[str, str], ...] = ()
+    adapters_kept: int = 8
+    draft_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype != "auto" and self.dtype not in DTYPES:
@@ -52,7 +57,7 @@ class EngineConfig:
         if not 0.0 <= self.lease_share <= 1.0:
             raise ValueError("lease_share is a share of the pool: 0 to 1")
         sizes = (self.queue_limit, self.kv_blocks, self.kv_bytes, self.threads, self.context_tokens)
-        if min(*sizes, self.host_blocks, self.host_bytes) < 0:
+        if min(*sizes, self.host_blocks, self.host_bytes, self.draft_tokens, self.adapters_kept) < 0:
             raise ValueError("sizes are not negative")
 
 

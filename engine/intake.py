@@ -21,10 +21,12 @@ from engine.protocol import (
     PriorityKey,
     PromptTooLong,
     SamplingParams,
+    UnknownAdapter,
 )
 
 if TYPE_CHECKING:
     from engine.grammar import GrammarCompiler, Matcher
+    from engine.lora import Adapter, AdapterPool
     from engine.text import TextCodec
 
 _MAX_OUTPUTS = 64
@@ -47,6 +49,7 @@ class Prepared:
     hashes: list[Any]
     tail: tuple[Digest, int] | None = None
     path: Path | None = None
+    adapter: Adapter | None = None
 
     def sampling(self, index: int) -> SamplingParams:
         """The parameters of output `index`: each draws with a seed of its own. The best are told by log probability."""
@@ -59,15 +62,27 @@ class Prepared:
 class Intake:
     """Reads requests for one model. `prepare` may run in another thread than the steps, one call at a time."""
 
-    def __init__(self, info: ModelInfo, codec: TextCodec, history: History, eos_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        info: ModelInfo,
+        codec: TextCodec,
+        history: History,
+        eos_ids: frozenset[int],
+        adapters: AdapterPool | None = None,
+    ) -> None:
         self._info, self._codec, self._history, self._eos_ids = info, codec, history, eos_ids
+        self._adapters = adapters
         self._grammars: GrammarCompiler | None = None
 
     def prepare(self, request: GenerateRequest) -> Prepared:
-        """Raises `InvalidRequest`, `PromptTooLong`, `InvalidGrammar`."""
+        """Raises `InvalidRequest`, `UnknownAdapter`, `PromptTooLong`, `InvalidGrammar`."""
         check_sampling(request.sampling)
         check_key(request.key)
         check_request(request)
+        adapter = self._adapter(request.adapter)
+        if adapter is not None:
+            # What an adapter computes is of no use to others: its prefixes are named apart.
+            request = replace(request, salt=f"{request.salt}\x1f{request.adapter}")
         chain = self._history.get(request.continues) if request.continues else None
         if chain is not None and chain.salt != request.salt:
             chain = None
@@ -85,14 +100,21 @@ class Intake:
         if request.grammar is not None:
             compiler = self._compiler()
             matchers = tuple(compiler.matcher(request.grammar) for _ in range(count))
-        return Prepared(request, prompt, text, matchers, hashes, tail, path)
+        return Prepared(request, prompt, text, matchers, hashes, tail, path, adapter)
+
+    def _adapter(self, name: str) -> Adapter | None:
+        if not name:
+            return None
+        if self._adapters is None:
+            raise UnknownAdapter(f"adapter {name!r} is unknown: the engine has none")
+        return self._adapters.get(name)
 
     def _rendered(self, request: GenerateRequest) -> str:
         if bool(request.messages) == bool(request.prompt_ids):
             raise InvalidRequest("a request needs either messages or prompt_ids")
         if not request.messages:
             return ""
-        text = self._codec.render(request.messages)
+        text = self._codec.render(request.messages, request.tools)
         limit = self._info.context_tokens
         if len(text) > limit * self._codec.longest_token:
             raise PromptTooLong(f"the prompt has {len(text)} characters, the context is {limit} tokens")

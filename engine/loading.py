@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from engine.clock import Clock, SystemClock
 from engine.config import BLOCK_TOKENS, EngineConfig, ModelSpec, read_spec
 from engine.local import LocalEngine, Runner
+from engine.lora import ActiveAdapters, AdapterPool, adapted
 from engine.models.decoder import Decoder, Weights
 from engine.ops.torch_ops import TorchOps
 from engine.protocol import ModelInfo, ModelLoadError
@@ -22,7 +24,7 @@ from engine.weights import load_weights
 
 def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine:
     """Load the model of `config` and build its engine, in the thread that will run it. Raises `ModelLoadError`."""
-    directory = Path(config.model)
+    directory = model_directory(config.model)
     spec = read_spec(directory)
     codec = TextCodec(directory)
     if codec.vocab_size > spec.vocab_size:
@@ -34,7 +36,16 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     if device.type == "cpu":
         # More threads only wait for each other when a step is mostly overhead.
         torch.set_num_threads(config.threads or (1 if spec.is_small else len(os.sched_getaffinity(0))))
-    weights = load_weights(directory, spec, dtype, device)
+    try:
+        weights = load_weights(directory, spec, dtype, device)
+    except MemoryError as error:
+        raise ModelLoadError(f"{directory}: no memory for the weights: {error}") from None
+    adapters, active = None, None
+    if config.adapters:
+        paths = {adapter: Path(path) for adapter, path in config.adapters}
+        adapters = AdapterPool(paths, spec, dtype, device, config.adapters_kept)
+        active = ActiveAdapters()
+        weights = adapted(weights, active)
     name = str(dtype).removeprefix("torch.")
     token_bytes = spec.kv_bytes_per_token(name)
     context = min(config.context_tokens or spec.context_tokens, spec.context_tokens)
@@ -53,6 +64,7 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
             max_running=config.max_running,
             context_tokens=context,
             host_blocks=host_blocks,
+            adapters=active,
         )
     except (RuntimeError, MemoryError) as error:
         raise ModelLoadError(f"no memory for {blocks} KV blocks and {host_blocks} on the host: {error}") from None
@@ -67,15 +79,43 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         blocks=blocks,
         host_blocks=host_blocks,
         eos_ids=eos_ids,
+        adapters=adapters,
     )
 
 
+def model_directory(model: str) -> Path:
+    """The directory of a model: itself, or, for the id of one on the hub, where its files are once downloaded."""
+    directory = Path(model)
+    if directory.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        return directory
+    from huggingface_hub import snapshot_download
+
+    try:
+        # Weights as safetensors only: pickled ones are never read.
+        files = ["*.json", "*.jinja", "model*.safetensors"]
+        return Path(snapshot_download(model, allow_patterns=files))
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise ModelLoadError(
+            f"{model}: no such directory, and the hub does not give it: {type(error).__name__}: {error}"
+        ) from None
+
+
 def make_runner(
-    spec: ModelSpec, weights: Weights, *, blocks: int, max_running: int, context_tokens: int, host_blocks: int = 0
+    spec: ModelSpec,
+    weights: Weights,
+    *,
+    blocks: int,
+    max_running: int,
+    context_tokens: int,
+    host_blocks: int = 0,
+    adapters: ActiveAdapters | None = None,
 ) -> Runner:
-    """What runs the model where its weights are: Triton's kernels on CUDA, torch elsewhere and without Triton."""
+    """What runs the model where its weights are: Triton's kernels on CUDA, torch elsewhere and without Triton.
+
+    With adapters it is always torch: captured graphs cannot tell whose rows they compute.
+    """
     like = weights.embedding
-    if like.device.type == "cuda" and find_spec("triton") is not None:
+    if like.device.type == "cuda" and find_spec("triton") is not None and adapters is None:
         from engine.device_runner import DeviceRunner
         from engine.ops.triton_ops import TritonOps
 
@@ -92,6 +132,7 @@ def make_runner(
         max_running=max_running,
         context_tokens=context_tokens,
         host_blocks=host_blocks,
+        adapters=adapters,
     )
 
 

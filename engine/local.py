@@ -39,8 +39,10 @@ from engine.protocol import (
 )
 from engine.scheduler import Result, Scheduler, Step
 from engine.sequence import Sequence
+from engine.speculation import Speculator
 
 if TYPE_CHECKING:
+    from engine.lora import AdapterPool
     from engine.text import TextCodec, TextStream
 
 Delivery = tuple[str, TokenChunk | EngineError]
@@ -114,6 +116,7 @@ class LocalEngine:
         blocks: int,
         host_blocks: int = 0,
         eos_ids: tuple[int, ...] = (),
+        adapters: AdapterPool | None = None,
     ) -> None:
         self.model = info
         copy_s = runner.copy_s_per_block
@@ -134,7 +137,7 @@ class LocalEngine:
         self._runner, self._codec, self._clock = runner, codec, clock
         self._eos_ids = frozenset(eos_ids)
         self._history = History()
-        self._intake = Intake(info, codec, self._history, self._eos_ids)
+        self._intake = Intake(info, codec, self._history, self._eos_ids, adapters)
         self._cache = BlockCache(
             blocks,
             clock,
@@ -156,6 +159,7 @@ class LocalEngine:
         self._outbox: list[Delivery] = []
         self._output_tokens = 0.0
         self._began_s = 0.0
+        self._speculator = Speculator(config.draft_tokens) if config.draft_tokens else None
 
     @property
     def has_work(self) -> bool:
@@ -219,6 +223,7 @@ class LocalEngine:
                 matcher=matcher,
                 expected=min(asked.expected_tokens or int(self._output_tokens) or most, most),
                 continues=asked.continues,
+                adapter=prepared.adapter,
             )
             request.calls.append(_Call(request, sequence, self._codec.stream(asked.sampling.stop), index))
         first = request.calls[0]
@@ -315,6 +320,9 @@ class LocalEngine:
         leases.expire(self._is_queued)
         leases.fetch_wanted()
         self._scheduler.copy_s_per_block = self._runner.copy_s_per_block
+        if self._speculator is not None:
+            for sequence, draft in self._speculator.drafts(s for s in self._scheduler.running if s.decoding):
+                self._scheduler.draft(sequence, draft)
         step = self._scheduler.schedule()
         step.copies, self._cache.copies = self._cache.copies, []
         for piece in step.pieces:
@@ -328,6 +336,8 @@ class LocalEngine:
         if step:
             ended_s = self._clock.now()
             self._scheduler.advance(step, results)
+            if self._speculator is not None:
+                self._speculator.learn(step, results, ended_s - self._began_s)
             for sequence, result in zip(step.sampled, results, strict=True):
                 call = self._calls.get(sequence.id)
                 if call is not None:
@@ -459,7 +469,8 @@ class LocalEngine:
         call.chunks.append(chunk)
         if chunk.finish is None:
             return
-        request.ended.append((call.sequence.mean_logprob, call.chunks))
+        score = -math.inf if chunk.finish is FinishReason.ABORTED else call.sequence.mean_logprob
+        request.ended.append((score, call.chunks))
         if len(request.ended) == asked.best_of:
             request.ended.sort(key=lambda scored: -scored[0])
             for index, (_, chunks) in enumerate(request.ended[: asked.n]):
@@ -533,6 +544,8 @@ class LocalEngine:
     def _end(self, sequence: Sequence) -> None:
         del self._calls[sequence.id]
         self._scheduler.end(sequence)
+        if self._speculator is not None:
+            self._speculator.forget(sequence.id)
 
     def _is_queued(self, program: str) -> bool:
         """Whether a call of `program` waits for admission, or will soon."""

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from engine.config import BLOCK_TOKENS
 from engine.kv.cache import CopyKind
+from engine.lora import ActiveAdapters, Adapter
 from engine.models.decoder import Decoder
 from engine.ops.torch_ops import Batch, Extend
-from engine.protocol import EngineError
-from engine.sampler import sample
-from engine.scheduler import Step
+from engine.sampler import sample_step
+from engine.scheduler import Result, Step
 from engine.sequence import Sequence, blocks_for
 
 
@@ -32,10 +32,18 @@ class ModelRunner:
     copy_s_per_block = 0.0
 
     def __init__(
-        self, decoder: Decoder[Batch], *, blocks: int, max_running: int, context_tokens: int, host_blocks: int = 0
+        self,
+        decoder: Decoder[Batch],
+        *,
+        blocks: int,
+        max_running: int,
+        context_tokens: int,
+        host_blocks: int = 0,
+        adapters: ActiveAdapters | None = None,
     ) -> None:
         spec, like = decoder.spec, decoder.weights.embedding
         self._decoder = decoder
+        self._adapters = adapters
         self._device = like.device
         self._padding = blocks
         self._kv = torch.zeros(
@@ -50,9 +58,11 @@ class ModelRunner:
         self._positions = torch.arange(width * BLOCK_TOKENS, device=like.device)
 
     @torch.inference_mode()
-    def run(self, step: Step) -> list[int | EngineError]:
-        """Compute the step's positions; the next token, or the error, of each of `step.sampled`."""
-        return sample(self._decoder.forward(self._batch(step), self._kv), step.sampled)
+    def run(self, step: Step) -> Seq[Result]:
+        """Compute the step's positions; the next token or tokens, or the error, of each of `step.sampled`."""
+        if self._adapters is not None:
+            self._adapters.set(_row_adapters(step), self._device)
+        return sample_step(self._decoder.forward(self._batch(step), self._kv), step)
 
     @torch.inference_mode()
     def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:
@@ -93,11 +103,14 @@ class ModelRunner:
             places = np.arange(start, end)
             first = len(ids)
             ids += sequence.tokens[start:end]
+            ids += piece.draft
             positions += places.tolist()
             slots += (table[places // BLOCK_TOKENS] * BLOCK_TOKENS + places % BLOCK_TOKENS).tolist()
             blocks = torch.from_numpy(table[: blocks_for(end)]).to(self._device)
             extends.append(Extend(first, len(ids), start, blocks))
-            if end == len(sequence.tokens):
+            if piece.draft:
+                wanted += range(first, len(ids))
+            elif end == len(sequence.tokens):
                 wanted.append(len(ids) - 1)
         layout = torch.tensor((ids, positions, slots), device=self._device)
         longest = max(positions[: len(decodes)], default=-1) + 1
@@ -124,3 +137,11 @@ class ModelRunner:
             row[:] = self._padding
         row[sequence.synced : len(sequence.table)] = sequence.table[sequence.synced :]
         sequence.synced = len(sequence.table)
+
+
+def _row_adapters(step: Step) -> list[Adapter | None]:
+    """The adapter of each row of a step's batch."""
+    rows = [sequence.adapter for sequence in step.decodes]
+    for piece in step.pieces:
+        rows += [piece.sequence.adapter] * piece.count
+    return rows

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from engine.protocol import EngineError, InvalidGrammar, NumericalFault, SamplingParams
+from engine.scheduler import Result, Step
 from engine.sequence import Sequence
+from engine.speculation import verify
 
 _MASK64 = (1 << 64) - 1
 _CANDIDATES = 256
@@ -70,6 +72,29 @@ def sample(
     for row, error in errors.items():
         tokens[row] = error
     return tokens
+
+
+def sample_step(logits: Tensor, step: Step) -> list[Result]:
+    """What each of `step.sampled` gets. logits [rows, vocab] fp32, overwritten: one row for each, and for a piece that
+    verifies a draft of k tokens k + 1 rows, in order."""
+    drafts = {id(piece.sequence): piece.draft for piece in step.pieces if piece.draft}
+    if not drafts:
+        return list(sample(logits, step.sampled))
+    rows: list[Sequence] = []
+    ahead: list[tuple[int, ...]] = []
+    for sequence in step.sampled:
+        draft = drafts.get(id(sequence), ())
+        rows += [sequence] * (len(draft) + 1)
+        ahead += [draft[:count] for count in range(len(draft) + 1)]
+    drawn = iter(sample(logits, rows, ahead))
+    results: list[Result] = []
+    for sequence in step.sampled:
+        if id(sequence) in drafts:
+            draft = drafts[id(sequence)]
+            results.append(verify(sequence, draft, [next(drawn) for _ in range(len(draft) + 1)]))
+        else:
+            results.append(next(drawn))
+    return results
 
 
 def _changes(params: SamplingParams) -> bool:

@@ -14,6 +14,7 @@ from engine.protocol import PriorityKey, SamplingParams
 
 if TYPE_CHECKING:
     from engine.grammar import Matcher
+    from engine.lora import Adapter
 
 
 def blocks_for(tokens: int) -> int:
@@ -75,7 +76,7 @@ class Sequence:
     draft: tuple[int, ...] = ()
     logprob: float = 0.0
     scores: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
-    adapter: str = ""
+    adapter: Adapter | None = None
     decoding: bool = False
     stalled: bool = False
 

@@ -63,15 +63,15 @@ class TextCodec:
         """The text of a new output, which ends before the first of `stops`."""
         return TextStream(self, stops)
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
-        """The prompt that asks for the next assistant message. Raises `InvalidRequest`."""
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[str] = ()) -> str:
+        """The prompt that asks for the next assistant message; `tools` are JSON texts. Raises `InvalidRequest`."""
         if self._template is None:
             raise InvalidRequest("the model directory has no chat template: pass prompt_ids instead of messages")
         try:
             return self._template.render(
                 messages=[{"role": message.role, "content": message.content} for message in messages],
                 add_generation_prompt=True,
-                tools=None,
+                tools=_tools(tools) or None,
                 bos_token=self._special("bos_token"),
                 eos_token=self._special("eos_token"),
             )
@@ -88,6 +88,20 @@ class TextCodec:
         if isinstance(value, dict):
             value = value.get("content")
         return value if isinstance(value, str) else ""
+
+
+def _tools(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The tools' descriptions as templates get them. Raises `InvalidRequest` naming the one that is no JSON object."""
+    tools = []
+    for index, text in enumerate(texts):
+        try:
+            tool = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"tools[{index}] is not JSON: {error}") from None
+        if not isinstance(tool, dict):
+            raise InvalidRequest(f"tools[{index}] must be a JSON object")
+        tools.append(tool)
+    return tools
 
 
 def _chat_template(directory: Path, settings: dict[str, Any]) -> Template | None:

@@ -24,7 +24,7 @@ def load_weights(directory: Path, spec: ModelSpec, dtype: torch.dtype, device: t
     """The parameters of the model in `directory`. Raises `ModelLoadError` that names the file and the tensor."""
     parameters = _Parameters(spec, dtype, device)
     for file in _files(directory):
-        for name, tensor in _tensors(file):
+        for name, tensor in tensors_of(file):
             parameters.fill(name, tensor, file)
     missing = parameters.missing()
     if missing:
@@ -58,7 +58,8 @@ def _files(directory: Path) -> list[Path]:
     return files
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a safetensors file, one by one. Raises `ModelLoadError` that names the file."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -11,8 +11,8 @@ class Linear:
 
     __slots__ = ("_packed", "bias", "weight")
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight: Tensor | None = weight
+    def __init__(self, weight: Tensor | None, bias: Tensor | None = None) -> None:
+        self.weight = weight
         self.bias = bias
         self._packed: Tensor | None = None
 
