@@ -85,12 +85,16 @@ class CallCache(Protocol):
         """Let a hit that asked for it be generated too, when there is room for that, and compare."""
         ...
 
-    def waits(self) -> int:
-        """A call goes to an engine now; returns its number, for `served`."""
+    def enters(self) -> int:
+        """A call goes to an engine now; returns its number, for `begins` and `leaves`."""
         ...
 
-    def served(self, number: int) -> None:
-        """The call has its first token, or gave up. A second time changes nothing."""
+    def begins(self, number: int) -> None:
+        """The call has its first token."""
+        ...
+
+    def leaves(self, number: int) -> None:
+        """The call has ended, well or not. A second time changes nothing."""
         ...
 
     def wrote(self, tenant: str, call: FunctionCall) -> Awaitable[None] | None:
@@ -118,10 +122,13 @@ class NoCallCache:
     def shadow(self, asked: Asked, generate: Generate) -> None:
         return
 
-    def waits(self) -> int:
+    def enters(self) -> int:
         return 0
 
-    def served(self, number: int) -> None:
+    def begins(self, number: int) -> None:
+        return
+
+    def leaves(self, number: int) -> None:
         return
 
     def wrote(self, tenant: str, call: FunctionCall) -> Awaitable[None] | None:

@@ -138,7 +138,7 @@ class ServerCache:
     async def ask(
         self, call: LLMCall, values: Mapping[str, JsonValue], caller: Caller, *, model: str, drives_effects: bool
     ) -> Asked:
-        self._observe(call.model)
+        self._observe()
         try:
             request = cache_request(
                 call,
@@ -184,10 +184,13 @@ class ServerCache:
     async def _compare(self, shadow: Shadow, generate: Generate) -> None:
         self.cache.shadow(shadow, _answer(await generate()))
 
-    def waits(self) -> int:
+    def enters(self) -> int:
         return self._waiting.enter(self._clock.now())
 
-    def served(self, number: int) -> None:
+    def begins(self, number: int) -> None:
+        self._waiting.begin(number)
+
+    def leaves(self, number: int) -> None:
         self._waiting.leave(number)
 
     def wrote(self, tenant: str, call: FunctionCall) -> Awaitable[None] | None:
@@ -208,11 +211,20 @@ class ServerCache:
             if isinstance(fault, BaseException):
                 log.error("the cache could not write down a bump of %s, it holds until a restart: %s", tags, fault)
 
-    def _observe(self, model: str | None) -> None:
+    def _observe(self) -> None:
         """Tell the cache how loaded the engines are. Every lookup does: no timer is needed."""
-        now = self._clock.now()
-        queue_s, target_s = self._waiting.oldest_s(now), self.options.queue_target_s
-        self.cache.observe_load(queue_s=queue_s, target_s=target_s, running=0, capacity=1)
+        now, places = self._clock.now(), self._places()
+        self.cache.observe_load(
+            queue_s=self._waiting.oldest_s(now),
+            target_s=self.options.queue_target_s,
+            running=min(self._waiting.inside, places) if places else 0,
+            capacity=places or 1,
+        )
+
+    def _places(self) -> int:
+        """How many calls the engines can run at once; 0 if one of them does not say."""
+        found = [state.capabilities.max_running if state.capabilities else 0 for state in self._engines.states()]
+        return sum(found) if all(found) else 0
 
     def _model(self, name: str) -> str:
         return name[: 200 - len(self._revision)] + self._revision

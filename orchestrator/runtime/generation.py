@@ -52,7 +52,7 @@ class Generation:
         self._run = run
         self._call = call
         self._asked = asked
-        self._waits = 0
+        self._place = 0
         self._worked_s = 0.0
         self._pieces: list[str] = []
         self._bytes = 0
@@ -73,7 +73,7 @@ class Generation:
         try:
             engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
             self._run.behind = services.occupancy.others(engine.name, program.id)
-            self._waits = services.cache.waits()
+            self._place = services.cache.enters()
             if gate is None:
                 return await self._traced(engine, messages, expected, key)
             tokens = self._private_tokens(engine, gate, messages, chain, expected)
@@ -88,7 +88,7 @@ class Generation:
         except EngineError as error:
             raise _failure(error) from error
         finally:
-            services.cache.served(self._waits)
+            services.cache.leaves(self._place)
 
     def _private_tokens(
         self, engine: Engine, gate: Gate, messages: tuple[ChatMessage, ...], chain: Chain | None, expected_tokens: int
@@ -276,7 +276,7 @@ class Generation:
         if chunk.text:
             if self._first_chunk_s is None:
                 self._first_chunk_s = self._program.now()
-                self._services.cache.served(self._waits)
+                self._services.cache.begins(self._place)
             self._pieces.append(chunk.text)
             self._bytes += len(chunk.text)
             if self._bytes > self._services.limits.value_bytes:
