@@ -170,12 +170,17 @@ class SimulatedCore(LocalEngine):
 
     def finish_many(self, step: Step, steps: int) -> list[Delivery]:
         """`steps` steps like this one are computed; more than one only as far as `alike` allows."""
-        results: list[int | EngineError] = [self._sample(sequence) for sequence in step.sampled]
-        if steps > 1:
-            self._scheduler.advance_by(step, steps - 1)
-            for sequence in step.sampled:
-                self._untold[sequence.id] = self._untold.get(sequence.id, 0) + steps - 1
-        return self.finish(step, results)
+        if steps == 1:
+            return self.finish(step, [self._sample(sequence) for sequence in step.sampled])
+        self._scheduler.advance_by(step, steps)
+        untold = self._untold
+        for sequence in step.decodes:
+            made = untold[sequence.id] = untold.get(sequence.id, 0) + steps
+            tokens = cast("StreamTokens", sequence.tokens)
+            if made >= STREAM_TOKENS or tokens.size - sequence.prompt_tokens >= tokens.output or self._is_cut(sequence):
+                self._hand_over(self._calls[sequence.id], tokens)
+        deliveries, self._outbox = self._outbox, []
+        return deliveries
 
     def _sample(self, sequence: Sequence) -> int:
         """The next token: a function of the prompt's name, the position and, if tokens are drawn, the seed."""
@@ -194,14 +199,25 @@ class SimulatedCore(LocalEngine):
             return
         if call.first_token_s is None:
             call.first_token_s = now_s
-        untold = self._untold.pop(sequence.id, 0) + 1
-        if self._left(sequence, tokens) <= 0:
-            finish = FinishReason.STOP if sequence.generated >= tokens.output else FinishReason.LENGTH
-            self._finish(call, finish, ".", (0,) * untold)
-        elif untold >= STREAM_TOKENS:
-            self._outbox.append((sequence.id, TokenChunk("", (0,) * untold)))
+        untold = self._untold[sequence.id] = self._untold.get(sequence.id, 0) + 1
+        if untold >= STREAM_TOKENS or self._left(sequence, tokens) <= 0:
+            self._hand_over(call, tokens)
+
+    @staticmethod
+    def _is_cut(sequence: Sequence) -> bool:
+        """Whether the output is as long as it may be."""
+        return sequence.generated >= sequence.max_tokens
+
+    def _hand_over(self, call: _Call, tokens: StreamTokens) -> None:
+        """Tell of the tokens made since the last time; the output ends if they were its last."""
+        sequence = call.sequence
+        made = (0,) * self._untold.pop(sequence.id)
+        if sequence.generated >= tokens.output:
+            self._finish(call, FinishReason.STOP, ".", made)
+        elif self._is_cut(sequence):
+            self._finish(call, FinishReason.LENGTH, ".", made)
         else:
-            self._untold[sequence.id] = untold
+            self._outbox.append((sequence.id, TokenChunk("", made)))
 
     def _end(self, sequence: Sequence) -> None:
         self._untold.pop(sequence.id, None)
@@ -214,7 +230,7 @@ class _NoRunner:
     def __init__(self, copy_s_per_block: float) -> None:
         self.copy_s_per_block = copy_s_per_block
 
-    def run(self, step: Step) -> list[int | EngineError]:
+    def run(self, step: Step) -> list[Result]:
         raise EngineError("a simulated engine is stepped by its event loop")
 
     def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:

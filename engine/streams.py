@@ -34,12 +34,14 @@ class StreamTokens(KeyedTokens):
     `output` is the length at which the generation ends by itself.
     """
 
-    __slots__ = ("_ends", "_pieces", "out", "output")
+    __slots__ = ("_ends", "_pieces", "out", "output", "size")
 
     def __init__(self, pieces: Sequence[Piece] = (), *, out: int = -1, output: int = 0) -> None:
         self._pieces: list[Piece] = []
         self._ends: list[int] = []
         self.out, self.output = out, output
+        self.size = 0
+        """The number of tokens."""
         for piece in pieces:
             self._put(piece)
 
@@ -47,25 +49,26 @@ class StreamTokens(KeyedTokens):
         stream, start, end = piece
         if end <= start:
             return
-        at = self._ends[-1] if self._ends else 0
+        at = self.size
+        self.size = at + end - start
         if self._pieces:
             last = self._pieces[-1]
             if last[0] == stream and last[2] == start:
                 self._pieces[-1] = (stream, last[1], end)
-                self._ends[-1] = at + end - start
+                self._ends[-1] = self.size
                 return
         self._pieces.append(piece)
-        self._ends.append(at + end - start)
+        self._ends.append(self.size)
 
     @property
     def pieces(self) -> Sequence[Piece]:
         return self._pieces
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self.size
 
     def __bool__(self) -> bool:
-        return bool(self._ends)
+        return self.size > 0
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, StreamTokens):
@@ -106,7 +109,7 @@ class StreamTokens(KeyedTokens):
             if number
             else self._pieces[:]
         )
-        copy._ends = self._ends[:]
+        copy._ends, copy.size = self._ends[:], self.size
         return copy
 
     def append(self, token: int) -> None:
@@ -118,7 +121,8 @@ class StreamTokens(KeyedTokens):
         last = self._pieces[-1]
         if last[0] == self.out:
             self._pieces[-1] = (self.out, last[1], last[2] + count)
-            self._ends[-1] += count
+            self.size += count
+            self._ends[-1] = self.size
         else:
             self._put((self.out, 0, count))
 

@@ -26,7 +26,9 @@ class _JumpingSelector(selectors.DefaultSelector):
     loop: VirtualTimeLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events: list[tuple[selectors.SelectorKey, int]] = super().select(0)
+        events: list[tuple[selectors.SelectorKey, int]] = []
+        if self.loop.works_outside or len(self.get_map()) > 1:  # else there is only the loop's own way to be woken
+            events = super().select(0)
         if events or (timeout is not None and timeout <= 0):
             return events
         if self.loop.works_outside:

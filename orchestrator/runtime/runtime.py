@@ -36,6 +36,7 @@ from orchestrator.retention import Retention, RetentionRule
 from orchestrator.runtime import admission, views
 from orchestrator.runtime.answered import caller, drives_effects
 from orchestrator.runtime.calls import CallRun
+from orchestrator.runtime.events import Entry
 from orchestrator.runtime.execution import Execution
 from orchestrator.runtime.ids import ProgramIds
 from orchestrator.runtime.priorities import Priorities
@@ -344,6 +345,10 @@ class Runtime:
         """The events beyond number `after_seq` of a program in memory: those that were, then live ones, to the
         terminal event. Raises NotFound at once; while it is read, what stopped the server if that happens."""
         return _events(self._known(program, tenant), after_seq)
+
+    def entries(self, program: str, *, tenant: str, after_seq: int = 0) -> AsyncGenerator[Entry, None]:
+        """As `events`, in the form in which they are kept: for readers in this process."""
+        return self._known(program, tenant).log.follow(after_seq)
 
     async def cancel(self, program: str, *, tenant: str) -> ProgramSummary:
         """End a program now; returns when engines and workers were told and the end is durable.

@@ -157,7 +157,7 @@ class _Conversation:
         clients.enrol(summary.id, source, blueprint)
         if self._online:
             await self._send([place for place, waiting in enumerate(self._waiting) if not waiting])
-        async with aclosing(runtime.events(self._id, tenant=source.tenant)) as events:
+        async with aclosing(runtime.entries(self._id, tenant=source.tenant)) as events:
             async for event in events:
                 if event.call is None:
                     continue
