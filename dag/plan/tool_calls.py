@@ -8,6 +8,7 @@ that closes it, not at the next one's beginning. Pure; arguments are data: nothi
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,37 +28,49 @@ class EmittedCall:
     id: str | None = None
 
 
+_NEWLINE = re.compile(r"\n")
+_WRAPPER = re.compile(r'\{\s*"tool_calls"\s*:\s*\[')
+_LONGEST_WRAPPER = 64
+
 ToolCallEvent = EmittedCall | PlanDiagnostic
 
 
-class _Object:
-    """Finds the end of a JSON object, character by character."""
+_MARKS = re.compile(r'["{}\[\]]')
+_QUOTED_MARKS = re.compile(r'["\\]')
 
-    __slots__ = ("escaped", "quoted", "stack")
+
+class _Object:
+    """Finds the end of a JSON object or list, in text that comes in pieces."""
+
+    __slots__ = ("depth", "escaped", "quoted")
 
     def __init__(self) -> None:
-        self.stack: list[str] = []
+        self.depth = 0
         self.quoted = False
-        self.escaped = False
+        self.escaped = False  # the last piece ended with the backslash of an escape
 
-    def take(self, char: str) -> bool:
-        """True at the bracket that closes the outermost one."""
-        if self.quoted:
-            if self.escaped:
-                self.escaped = False
+    def end(self, text: str, at: int) -> int:
+        """The place behind the bracket that closes the outermost one, looked for from `at` on; -1 if it is to come."""
+        if self.escaped and at < len(text):
+            self.escaped = False
+            at += 1
+        while mark := (_QUOTED_MARKS if self.quoted else _MARKS).search(text, at):
+            at = mark.end()
+            char = mark[0]
+            if char == '"':
+                self.quoted = not self.quoted
             elif char == "\\":
-                self.escaped = True
-            elif char == '"':
-                self.quoted = False
-            return False
-        if char == '"':
-            self.quoted = True
-        elif char in "{[":
-            self.stack.append(char)
-        elif char in "}]" and self.stack:
-            self.stack.pop()
-            return not self.stack
-        return False
+                if at == len(text):
+                    self.escaped = True
+                    return -1
+                at += 1
+            elif char in "{[":
+                self.depth += 1
+            elif self.depth:
+                self.depth -= 1
+                if not self.depth:
+                    return at
+        return -1
 
 
 class ToolCallParser:
@@ -69,52 +82,61 @@ class ToolCallParser:
 
     def __init__(self, limits: PlanLimits | None = None) -> None:
         self._limits = limits or PlanLimits()
-        self._at = 0
+        self._at = 0  # offset of the piece that is read
         self._lines = [0]
         self._open: _Object | None = None
         self._text: list[str] = []
+        self._chars = 0
         self._start = 0
+        self._end = 0
         self._count = 0
         self._events: list[ToolCallEvent] = []
 
     def feed(self, text: str) -> list[ToolCallEvent]:
         """Push a piece; returns the calls and diagnostics that it completed."""
-        for char in text:
-            self._push(char)
-            self._at += 1
-            if char == "\n":
-                self._lines.append(self._at)
-        events, self._events = self._events, []
-        return events
+        self._lines.extend(self._at + match.end() for match in _NEWLINE.finditer(text))
+        at = 0
+        while at < len(text):
+            if self._open is None:
+                at = text.find("{", at)
+                if at < 0:
+                    break
+                self._open, self._text, self._chars, self._start = _Object(), [], 0, self._at + at
+            at = self._push(self._open, text, at)
+        self._at += len(text)
+        return self._taken()
 
     def close(self) -> list[ToolCallEvent]:
         """The text is complete: a call that is still open is told of."""
+        self._end = self._at
         if self._open is not None:
             self._fault("unclosed_call", "the text ends inside a call", "close its strings and braces")
             self._open = None
+        return self._taken()
+
+    def _taken(self) -> list[ToolCallEvent]:
         events, self._events = self._events, []
         return events
 
-    def _push(self, char: str) -> None:
-        if self._open is None:
-            if char == "{":
-                self._open, self._text, self._start = _Object(), [], self._at
-            else:
-                return
-        self._text.append(char)
-        if self._open.take(char):
-            text = "".join(self._text)
+    def _push(self, call: _Object, text: str, at: int) -> int:
+        """Read the open object from `at` on; returns where to go on."""
+        if self._chars < _LONGEST_WRAPPER:  # `{"tool_calls": [`: the calls are the objects inside
+            head = "".join(self._text) + text[at : at + _LONGEST_WRAPPER]
+            if wrapper := _WRAPPER.match(head):
+                self._open = None
+                return at + wrapper.end() - self._chars
+        end = call.end(text, at)
+        piece = text[at:] if end < 0 else text[at:end]
+        self._text.append(piece)
+        self._chars += len(piece)
+        self._end = self._at + at + len(piece)
+        if self._chars > self._limits.call_chars:
             self._open = None
-            self._object(text)
-        elif char in ":[" and len(self._open.stack) <= 2 and not self._open.quoted and self._is_wrapper():
-            self._open = None  # `{"tool_calls": [`: the calls are the objects inside
-        elif len(self._text) > self._limits.call_chars:
             self._fault("call_too_long", "a call is too long", "give shorter arguments")
+        elif end >= 0:
             self._open = None
-
-    def _is_wrapper(self) -> bool:
-        head = "".join(self._text[:40]).translate(_BLANKS)
-        return head == '{"tool_calls":['
+            self._object("".join(self._text))
+        return at + len(piece)
 
     def _object(self, text: str) -> None:
         try:
@@ -142,14 +164,14 @@ class ToolCallParser:
             self._fault("too_many_calls", f"a turn has at most {self._limits.calls} calls", "make fewer calls at once")
             return
         id = value.get("id")
-        span = Span(self._start, self._at + 1)
+        span = Span(self._start, self._end)
         self._events.append(EmittedCall(self._count, name, arguments, span, id if isinstance(id, str) else None))
         self._count += 1
 
     def _fault(self, code: str, message: str, fix: str) -> None:
         line = bisect_right(self._lines, self._start) - 1
         column = self._start - self._lines[line] + 1
-        span = Span(self._start, self._at)
+        span = Span(self._start, self._end)
         self._events.append(PlanDiagnostic(code, "error", span, line + 1, column, message, fix, span))
 
 
@@ -178,11 +200,10 @@ class ToolCallDeltas:
         call = self._calls.setdefault(index, _Delta())
         call.id = call.id or id
         call.name += name
-        for char in arguments:
-            call.text.append(char)
-            if not call.done and call.scan.take(char):
-                call.done = True
-                return [_emitted(index, call)]
+        call.text.append(arguments)
+        if not call.done and call.scan.end(arguments, 0) >= 0:
+            call.done = True
+            return [_emitted(index, call)]
         return []
 
     def close(self) -> list[ToolCallEvent]:
@@ -196,8 +217,9 @@ class ToolCallDeltas:
 
 
 def _emitted(index: int, call: _Delta) -> ToolCallEvent:
-    span = Span(0, len(call.text))
-    text = "".join(call.text).strip() or "{}"
+    text = "".join(call.text)
+    span = Span(0, len(text))
+    text = text.strip() or "{}"
     arguments = read_arguments(text)
     if not call.name:
         arguments = "belong to no tool: the call has no name"
@@ -217,6 +239,3 @@ def read_arguments(value: Any) -> dict[str, Any] | str:
     if value is None:
         return {}
     return value if isinstance(value, dict) else f"are no object but {shorten(repr(value), 60)}"
-
-
-_BLANKS = {ord(char): None for char in " \t\r\n"}

@@ -57,7 +57,7 @@ class PlanStream:
         self._calls: list[PlannedCallView] = []
         self._closed_at: list[int] = []  # characters that had come when each call closed
         self._faults: list[PlanFault] = []
-        self._held: list[FunctionCall] = []  # until the end, if nothing is to start early
+        self._new: dict[int, tuple[FunctionCall, PlannedCall | EmittedCall]] = {}  # not declared yet, by number
         self._join: PlannedJoin | None = None
 
     def feed(self, text: str) -> None:
@@ -66,12 +66,14 @@ class PlanStream:
         for event in self._parser.feed(text):
             self._take(event)
         self._chars += len(text)
+        if self._early and self._new:
+            self._declare()
 
     def close(self) -> PlanOutcome:
         """The text is complete: what became of it."""
         for event in self._parser.close():
             self._take(event)
-        self._let_go()
+        self._declare()
         most = max(1, self._chars)
         return PlanOutcome(
             text="".join(self._text),
@@ -82,18 +84,6 @@ class PlanStream:
             first_close=self._closed_at[0] / most if self._closed_at else 1.0,
             last_close=self._closed_at[-1] / most if self._closed_at else 1.0,
         )
-
-    def _let_go(self) -> None:
-        """Declare what was held back: all at once, as it is all there."""
-        held, self._held = self._held, []
-        for call in held:
-            try:
-                self._declare(call)
-            except InvalidGraph as fault:
-                number = int(call.id.removeprefix(f"{self._id}.").partition(".")[0])
-                self._calls = [view for view in self._calls if view.number != number]
-                for diagnostic in fault.diagnostics:
-                    self._fault(diagnostic.code, Span(0, 0), diagnostic.message, diagnostic.fix, number)
 
     def _take(self, event: PlannedCall | PlannedJoin | EmittedCall | PlanDiagnostic) -> None:
         if isinstance(event, PlanDiagnostic):
@@ -115,51 +105,61 @@ class PlanStream:
             self._call(event)
 
     def _call(self, event: PlannedCall | EmittedCall) -> None:
-        """Compile a call and let it join the program; what forbids that is a fault at its place."""
+        """Compile a call, to join the program with the others of its piece; what forbids that is a fault."""
         number = event.id if isinstance(event, PlannedCall) else self._next + event.index
+        id = f"{self._id}-{number}"
         try:
-            call = self._made(event, number)
+            call = (
+                self._compiler.compile(event, id)
+                if isinstance(event, PlannedCall)
+                else self._compiler.compile_emitted(event, id)
+            )
         except CallFault as fault:
             span = event.span
             if fault.argument is not None and isinstance(event, PlannedCall):
                 span = event.arguments[fault.argument].span
             self._fault(fault.code, span, fault.message, fault.fix, number)
             return
-        except InvalidGraph as fault:
-            for diagnostic in fault.diagnostics:
-                span = self._span_of(event, argument_of(diagnostic))
-                self._fault(diagnostic.code, span, diagnostic.message, diagnostic.fix, number)
-            return
-        except RuntimeFault as fault:
-            self._fault(fault.name, event.span, fault.detail, "plan fewer calls, or try again later", number)
-            return
+        earlier = self._program.calls.get(id)
+        if earlier is not None and not _same(earlier.call, call):
+            earlier, call = None, call.model_copy(update={"id": f"{id}-r{self._attempt}"})
+        if earlier is None:
+            self._new[number] = (call, event)
         self._variables[number] = call.variable
         thought = event.thought if isinstance(event, PlannedCall) else None
         self._calls.append(PlannedCallView(number=number, tool=call.tool, variable=call.variable, thought=thought))
 
-    def _made(self, event: PlannedCall | EmittedCall, number: int) -> FunctionCall:
-        """The call, in the program or held back for the end."""
-        id = f"{self._id}.{number}"
-        call = (
-            self._compiler.compile(event, id)
-            if isinstance(event, PlannedCall)
-            else self._compiler.compile_emitted(event, id)
-        )
-        earlier = self._program.calls.get(id)
-        if earlier is not None:
-            if _same(earlier.call, call):
-                return call
-            call = call.model_copy(update={"id": f"{id}.r{self._attempt}"})
-        if self._early:
-            self._declare(call)
-        else:
-            self._held.append(call)
-        return call
+    def _declare(self) -> None:
+        """Let the new calls join the program: together, and one by one if one of them is not fit."""
+        new, self._new = self._new, {}
+        if not new:
+            return
+        try:
+            self._grow([call for call, _ in new.values()])
+        except (InvalidGraph, RuntimeFault):
+            for number, (call, event) in new.items():
+                try:
+                    self._grow([call])
+                except (InvalidGraph, RuntimeFault) as fault:
+                    self._refuse(number, event, fault)
 
-    def _declare(self, call: FunctionCall) -> None:
-        self._program.host.grow(
-            self._program, GraphExtension.model_construct(inputs={}, calls=(call,), outputs=(), seal=False, result=None)
-        )
+    def _grow(self, calls: list[FunctionCall]) -> None:
+        extension = GraphExtension.model_construct(inputs={}, calls=tuple(calls), outputs=(), seal=False, result=None)
+        self._program.host.grow(self._program, extension)
+
+    def _refuse(self, number: int, event: PlannedCall | EmittedCall, fault: InvalidGraph | RuntimeFault) -> None:
+        """A call that was compiled cannot join the program, nor what refers to it."""
+        del self._variables[number]
+        self._calls = [view for view in self._calls if view.number != number]
+        if isinstance(fault, RuntimeFault):
+            self._fault(fault.name, event.span, fault.detail, "plan fewer calls, or try again later", number)
+            return
+        for diagnostic in fault.diagnostics:
+            span = self._span_of(event, argument_of(diagnostic))
+            code, fix = diagnostic.code, diagnostic.fix
+            if code == "unknown_variable":  # of a call that was refused just now
+                code, fix = "unknown_reference", "mend the call that it refers to, and give both again"
+            self._fault(code, span, diagnostic.message, fix, number)
 
     @staticmethod
     def _span_of(event: PlannedCall | EmittedCall, argument: str | None) -> Span:

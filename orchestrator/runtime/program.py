@@ -173,12 +173,12 @@ class Program:
 
     def _planner(self, call: str) -> str | None:
         """The LLM call whose text made a call, by its name."""
-        name, dot, _ = call.rpartition(".")
+        name, dot, _ = call.rpartition("-")
         while dot:
             run = self.calls.get(name)
             if run is not None:
                 return name if isinstance(run.call, LLMCall) and run.call.plan is not None else None
-            name, dot, _ = name.rpartition(".")
+            name, dot, _ = name.rpartition("-")
         return None
 
     def seal(self, result: JsonValue) -> None:

@@ -1,5 +1,6 @@
 """Tenuto: serve programs, not requests. Declare LLM programs as typed Python and run them on a server."""
 
+from tenuto.agent import agent
 from tenuto.client import AsyncClient
 from tenuto.errors import (
     APIError,
@@ -32,6 +33,7 @@ from tenuto.execution import Piece
 from tenuto.functions import LLM, Tool, llm, tool
 from tenuto.local import local
 from tenuto.mermaid import mermaid
+from tenuto.planner import planner
 from tenuto.run import AsyncRun, Run, Stream
 from tenuto.sync_client import Client
 from tenuto.tasks import cancelled
@@ -79,12 +81,14 @@ __all__ = [
     "Unavailable",
     "Var",
     "Workflow",
+    "agent",
     "cancelled",
     "first",
     "gather",
     "llm",
     "local",
     "mermaid",
+    "planner",
     "tool",
     "workflow",
 ]

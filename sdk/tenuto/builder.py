@@ -66,15 +66,18 @@ class Builder:
     def add(self, call: Call, tool: Tool[..., Any, Any] | None = None) -> None:
         """Add a call whose id is from `call_id`. Raises `InvalidArgument` if two tools of one program share a name."""
         if tool is not None and isinstance(call, FunctionCall):
-            known = self.tools.setdefault(call.tool, tool)
-            if known.raw is not tool.raw:
-                raise InvalidArgument(
-                    f"two tools are named {call.tool!r} ({known.place} and {tool.place}): "
-                    "rename one with @tool(name=...)"
-                )
+            self.use(tool)
         self.calls[call.id] = call
         self._new_calls.append(call)
         self._on_growth()
+
+    def use(self, tool: Tool[..., Any, Any]) -> None:
+        """Calls of this tool may be made, here or by a model. Raises `InvalidArgument` as `add`."""
+        known = self.tools.setdefault(tool.name, tool)
+        if known.raw is not tool.raw:
+            raise InvalidArgument(
+                f"two tools are named {tool.name!r} ({known.place} and {tool.place}): rename one with @tool(name=...)"
+            )
 
     def take(self) -> Batch:
         """Everything that was declared since the last call."""

@@ -101,7 +101,7 @@ class LLM(Generic[P, R]):
             category=self._options.get("category"),
             question=self._question(program, arguments),
             cache=self._options.get("cache", CacheControl()),
-            **_common(self.name, self._options, program),
+            **call_options(self.name, self._options, program),
         )
         program.builder.add(call)
         return Var(program, Reference(variable=call.id), self._signature.result)
@@ -191,7 +191,7 @@ class Tool(Generic[P, R, F]):
             effect_key=self._effect_key(arguments),
             idempotent=self._options.get("idempotent", False),
             bumps=self._options.get("bumps", ()),
-            **_common(self.name, self._options, program),
+            **call_options(self.name, self._options, program),
         )
         program.builder.add(call, cast("Tool[..., Any, Any]", self.base))
         return Var(program, Reference(variable=call.id), self.signature.result)
@@ -227,7 +227,6 @@ class Tool(Generic[P, R, F]):
             )
         return found
 
-
     @staticmethod
     def _filled(key: str, arguments: Mapping[str, Any]) -> str | None:
         """`file:{path}` with its arguments; None, which conflicts with everything, while one of them is a Var."""
@@ -237,8 +236,8 @@ class Tool(Generic[P, R, F]):
         return _HOLE.sub(lambda hole: known[hole[1]], key)
 
 
-def _common(stage: str, options: Mapping[str, Any], program: Program) -> dict[str, Any]:
-    """Fields that both kinds of call have."""
+def call_options(stage: str, options: Mapping[str, Any], program: Program) -> dict[str, Any]:
+    """Fields that both kinds of call have, from options in the wire's forms."""
     after = options.get("after", ())
     check_owner(program, after, f"{stage}: option after")
     calls = dict.fromkeys(variable_of(handle) for handle in handles(after))
@@ -374,9 +373,7 @@ def _tool(function: Callable[..., Any], given: dict[str, Any], locals_: Mapping[
     name = checked_name(given.pop("name", None), function, "tool")
     settings = _settings(given, name)
     signature = Signature(function, name, locals_)
-    made: Tool[..., Any, Any] = Tool(
-        name, function, signature, settings, checked(given, TOOL_OPTIONS, f"@tool {name}")
-    )
+    made: Tool[..., Any, Any] = Tool(name, function, signature, settings, checked(given, TOOL_OPTIONS, f"@tool {name}"))
     unknown = [part for part in settings.get("partial", ()) if part not in signature.parameters]
     if unknown:
         raise DefinitionError(f"{name}: partial names {unknown[0]!r}, which is no parameter")

@@ -70,8 +70,8 @@ class ToolOptions(CallOptions, total=False):
 class ToolDeclaration(ToolOptions, total=False):
     """What `@tool` takes beside the options of each call. Times in seconds.
 
-    `concurrency`: calls at once in one process; `max_running`: wherever it runs. `queue_timeout`: from ready to started,
-    `total_timeout`: all attempts. For `read` tools: `share` (default True): equal calls under way share one run;
+    `concurrency`: calls at once in one process; `max_running`: wherever it runs. `queue_timeout`: from ready to
+    started, `total_timeout`: all attempts. For `read` tools: `share` (default True): equal calls under way share a run;
     `cache`: how long a result may be given again; `speculate`: it may be run ahead when it is foreseen.
     `partial`: text parameters that it can begin on a part of.
     """

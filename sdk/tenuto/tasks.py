@@ -111,9 +111,7 @@ class TaskRunner:
             args, kwargs = tool.signature.load(task.arguments)
         except InvalidArgument as error:
             raise TaskFailure("arguments_invalid", str(error), retryable=False) from error
-        value = await self._guarded(
-            f"tool {tool.name!r}", task, lambda: self._called(task, tool, args, kwargs)
-        )
+        value = await self._guarded(f"tool {tool.name!r}", task, lambda: self._called(task, tool, args, kwargs))
         return _to_json(tool, value)
 
     async def _called(self, task: FunctionTask, tool: Tool[..., Any, Any], args: Any, kwargs: Any) -> Any:

@@ -143,7 +143,7 @@ class PlanOptions(WireModel):
     """The call's text holds function calls, which join the program while it is generated.
 
     `plan` is LLMCompiler's grammar (`1. search("x")`, `$1`, `join()`), `tool_calls` the JSON of function-calling
-    models. A call whose text is complete is declared at once, named `<id of the LLM call>.<its number>`; it starts when
+    models. A call whose text is complete is declared at once, named `<id of the LLM call>-<its number>`; it starts when
     its inputs are there, which may be long before the text ends. The LLM call's own value is a `PlanOutcome`.
     """
 

@@ -105,7 +105,7 @@ async def test_a_call_starts_at_its_parenthesis_while_the_planner_goes_on_or_is_
     )
     outcome, values, _ = await planned(engine, tools)
     assert tools.started == {"a": 1.0, "b": 2.0, "sum": 12.0}
-    assert values["plan.3"] == 10.0
+    assert values["plan-3"] == 10.0
     assert [call["number"] for call in outcome["calls"]] == [1, 2, 3]
     assert outcome["joined"] and outcome["join"] is None and outcome["faults"] == []
     assert 0.1 < outcome["first_close"] < outcome["last_close"] < 1.0
@@ -115,7 +115,7 @@ async def test_a_dependent_call_starts_when_its_inputs_end_though_the_planner_is
     text = '1. search("a")\n2. math("sum", [$1.price])\n'
     outcome, values, _ = await planned(Planner([(0.0, text), (100.0, "join($2)")]), tools)
     assert tools.started == {"a": 0.0, "sum": 1.0}
-    assert outcome["join"] == [2] and values["plan.2"] == 5.0
+    assert outcome["join"] == [2] and values["plan-2"] == 5.0
 
 
 async def test_the_plan_does_not_depend_on_the_pieces(tools: Tools) -> None:
@@ -160,7 +160,7 @@ async def test_a_call_that_cannot_be_made_is_told_with_its_place_and_its_sibling
         8: ("unclosed_call", 8),
     }
     assert "'search'" in next(f["fix"] for f in outcome["faults"] if f["number"] == 2)
-    assert calls == {"plan": "ended", "plan.1": "ended"}
+    assert calls == {"plan": "ended", "plan-1": "ended"}
 
 
 async def test_a_result_is_data_and_never_read_as_a_reference(tools: Tools) -> None:
@@ -182,7 +182,7 @@ async def test_a_result_is_data_and_never_read_as_a_reference(tools: Tools) -> N
 
 async def test_earlier_results_are_referred_to_and_not_computed_again(tools: Tools) -> None:
     first = llm("plan", type=JsonType(), plan=PlanOptions(tools=TOOLS))
-    again = llm("replan", type=JsonType(), plan=PlanOptions(tools=TOOLS, earlier={1: "plan.1"}), after=("plan",))
+    again = llm("replan", type=JsonType(), plan=PlanOptions(tools=TOOLS, earlier={1: "plan-1"}), after=("plan",))
     engine = Planner([(0.0, '1. search("a")\njoin()')], [(0.0, '1. search("b")\n2. math("sum", [$1.price])\njoin()')])
     server = await Server(engine).start()
     worker = work(server, tools)
@@ -190,7 +190,7 @@ async def test_earlier_results_are_referred_to_and_not_computed_again(tools: Too
     await server.follow(id)
     outcome = server.view(id).outputs["replan"].value
     assert [fault["code"] for fault in outcome["faults"]] == ["duplicate_id"]
-    assert server.program(id).values["replan.2"] == 5.0
+    assert server.program(id).values["replan-2"] == 5.0
     assert [tool for tool, _ in worker.ran] == ["search", "math"]
     await server.close()
 
@@ -207,7 +207,7 @@ async def test_a_second_attempt_keeps_equal_calls_and_does_no_effect_twice(tools
     ran = [(tool, arguments["query"]) for tool, arguments in worker.ran]
     assert sorted(ran) == [("note", "x"), ("search", "a"), ("search", "b")]
     outcome = server.view(id).outputs["plan"].value
-    assert [call["variable"] for call in outcome["calls"]] == ["plan.1", "plan.2.r2"]
+    assert [call["variable"] for call in outcome["calls"]] == ["plan-1", "plan-2-r2"]
     await server.close()
 
 
@@ -218,13 +218,13 @@ async def test_planned_calls_survive_a_crash(tools: Tools, tmp_path: Path) -> No
     server = await Server(engine, journal_path=tmp_path / "journal.db").start()
     worker = work(server, tools)
     id = await server.submit(plan())
-    await server.until(id, EventKind.CALL_ENDED, "plan.1")
+    await server.until(id, EventKind.CALL_ENDED, "plan-1")
     await server.crash()
     again = await Server(engine, journal_path=tmp_path / "journal.db").start()
     worker = work(again, tools)
     await again.follow(id)
     assert [tool for tool, _ in worker.ran] == ["math"]
-    assert again.program(id).values["plan.2"] == 5.0
+    assert again.program(id).values["plan-2"] == 5.0
     await again.close()
 
 
@@ -238,16 +238,16 @@ async def test_emitted_tool_calls_start_while_the_message_goes_on(tools: Tools) 
     assert tools.started["a"] == 0.0
     assert [(fault["code"], fault["number"]) for fault in outcome["faults"]] == [("type_mismatch", 2)]
     assert [(call["number"], call["tool"]) for call in outcome["calls"]] == [(1, "search"), (3, "math")]
-    assert values["plan.3"] == 3.0
+    assert values["plan-3"] == 3.0
 
 
 async def test_cancelling_the_program_cancels_what_its_planner_started(tools: Tools) -> None:
     server = await Server(Planner([(0.0, '1. search("a")\n'), (1000.0, "join()")])).start()
     worker = work(server, tools)
     id = await server.submit(plan())
-    await server.until(id, EventKind.CALL_STARTED, "plan.1")
+    await server.until(id, EventKind.CALL_STARTED, "plan-1")
     await server.runtime.cancel(id, tenant="default")
     await asyncio.sleep(0)
     assert len(worker.cancelled) == 1
-    assert states(server.view(id)) == {"plan": "cancelled", "plan.1": "cancelled"}
+    assert states(server.view(id)) == {"plan": "cancelled", "plan-1": "cancelled"}
     await server.close()
