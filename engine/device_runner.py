@@ -16,11 +16,12 @@ from engine.config import BLOCK_TOKENS
 from engine.copies import BlockCopies
 from engine.device_batch import BlockTables, DecodeLayout, Group, Shape, Uploads, bucket, extend_layout, sibling_groups
 from engine.kv.cache import CopyKind
+from engine.lora import ActiveAdapters
 from engine.models.decoder import Decoder
 from engine.ops.triton_ops import DeviceBatch
-from engine.protocol import EngineError, NumericalFault
-from engine.sampler import sample
-from engine.scheduler import Piece, Step
+from engine.protocol import NumericalFault
+from engine.sampler import is_greedy, sample_step
+from engine.scheduler import Piece, Result, Step
 from engine.sequence import Sequence, blocks_for
 
 
@@ -62,6 +63,8 @@ class DeviceRunner:
     yet, a spare block of its row stands for it and is copied. What was run ahead in vain wrote only to slots that are
     nobody's, and all later work is ordered behind it.
 
+    Steps with pieces of prompts or with adapters are launched kernel by kernel; adapters never meet a graph.
+
     KV has blocks 0 .. blocks - 1 of the pool, one that pads tables, and one spare for each row.
     """
 
@@ -76,10 +79,12 @@ class DeviceRunner:
         graphs: bool = True,
         run_ahead: bool = True,
         share_prefixes: bool = True,
+        adapters: ActiveAdapters | None = None,
     ) -> None:
         spec, like = decoder.spec, decoder.weights.embedding
         device = like.device
-        self._decoder, self._device = decoder, device
+        self._decoder, self._device, self._adapters = decoder, device, adapters
+        self._places = torch.arange(bucket(max_running), device=device)
         self._context = context_tokens
         self._nobody, self._padding = max_running, blocks
         slots = (blocks + 1 + max_running) * BLOCK_TOKENS
@@ -101,20 +106,20 @@ class DeviceRunner:
         self.copy_s_per_block = self._copies.measure() if host_blocks else 0.0
 
     @torch.inference_mode()
-    def run(self, step: Step) -> list[int | EngineError]:
-        """Compute the step's positions; the next token, or the error, of each of `step.sampled`."""
+    def run(self, step: Step) -> Seq[Result]:
+        """Compute the step's positions; the next token or tokens, or the error, of each of `step.sampled`."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and not _is_for(ahead, step.decodes):
             ahead = None
         self._sync_tables(step, ahead)
-        if step.pieces:
-            return self._run_mixed(step, ahead)
+        if step.pieces or any(sequence.adapter is not None for sequence in step.decodes):
+            return self._run_eager(step, ahead)
         launched = ahead or self._launch(step.decodes, [sequence.computed for sequence in step.decodes])
         greedy = all(map(is_greedy, step.decodes))
         if greedy and self._run_ahead:
             self._ahead = self._launch_ahead(step.decodes)
         if not greedy:
-            return sample(launched.logits[: len(step.decodes)], step.decodes)
+            return sample_step(launched.logits[: len(step.decodes)], step)
         return _results(launched, step.decodes)
 
     @torch.inference_mode()
@@ -191,6 +196,7 @@ class DeviceRunner:
         size = bucket(count)
         graph = self._graphs.get((size, grouped))
         if graph is None:
+            self._set_adapters((), size, ())
             layout = DecodeLayout(self._shape, size, self._nobody, grouped=grouped)
             graph = self._capture(layout) if self._use_graphs else _Graph(layout, None, self._last, self._last)
             self._graphs[size, grouped] = graph
@@ -238,39 +244,67 @@ class DeviceRunner:
 
     # pieces of prompts
 
-    def _run_mixed(self, step: Step, ahead: _Launched | None) -> list[int | EngineError]:
-        """Pieces, and the decodes unless they are under way already, in one pass."""
-        decodes = step.decodes
-        if ahead is not None and not all(map(is_greedy, decodes)):
-            ahead = None
+    def _run_eager(self, step: Step, ahead: _Launched | None) -> list[Result]:
+        """Pieces, and the decodes unless they are under way already, in one pass, launched kernel by kernel."""
+        decodes = step.decodes if ahead is None else []
         decode = None
-        if decodes and ahead is None:
+        if decodes:
             decode = self._eager_layout(bucket(len(decodes)))
             positions = [sequence.computed for sequence in decodes]
             decode.fill([s.tokens[s.computed] for s in decodes], positions, [s.row for s in decodes])
             decode.send(self._uploads)
         self._tables.flush(self._uploads)
         first = 0 if decode is None else decode.size
-        wanted = [] if decode is None else list(range(len(decodes)))
-        pieces, end = [], first
-        for piece in step.pieces:
-            pieces.append((_ids(piece), piece.start, piece.sequence.row))
-            end += piece.count
-            if piece.start + piece.count == len(piece.sequence.tokens):
-                wanted.append(end - 1)
-        extend = extend_layout(self._shape, pieces, wanted, self._uploads)
-        ids, places, rows = extend.ids, extend.positions, extend.rows
-        if decode is not None:
-            ids = torch.cat((decode.device_ids, ids))
-            places = torch.cat((decode.device_positions, places))
-            rows = torch.cat((decode.device_rows, rows))
-        batch = DeviceBatch(
-            ids, places, rows, self._tables.device, first,
-            decode=None if decode is None else decode.part, extend=extend.part, wanted=extend.wanted,
-        )  # fmt: skip
+        self._set_adapters(decodes, first, step.pieces)
+        batch = self._eager_batch(step.pieces, decode, len(decodes))
         logits = self._decoder.forward(batch, self._kv)
-        results: list[int | EngineError] = [] if ahead is None else _results(ahead, decodes)
-        return results + sample(logits, step.sampled[len(results) :])
+        if ahead is None:
+            return sample_step(logits, step)
+        results = _results(ahead, step.decodes)
+        return results + sample_step(logits, Step(pieces=step.pieces, sampled=step.sampled[len(results) :]))
+
+    def _eager_batch(self, pieces: Seq[Piece], decode: DecodeLayout | None, decodes: int) -> DeviceBatch:
+        tables, first = self._tables.device, 0
+        wanted = list(range(decodes))
+        if decode is not None:
+            first = decode.size
+            if not pieces:
+                return DeviceBatch(
+                    decode.device_ids[:first], decode.device_positions, decode.device_rows, tables, first,
+                    decode=decode.part, wanted=self._places[:decodes],
+                )  # fmt: skip
+        end = first
+        for piece in pieces:
+            end += piece.count
+            if piece.draft:
+                wanted += range(end - piece.count, end)
+            elif piece.start + piece.count == len(piece.sequence.tokens):
+                wanted.append(end - 1)
+        laid = [(_ids(piece), piece.start, piece.sequence.row) for piece in pieces]
+        extend = extend_layout(self._shape, laid, wanted, self._uploads)
+        if decode is None:
+            return DeviceBatch(
+                extend.ids, extend.positions, extend.rows, tables, 0, extend=extend.part, wanted=extend.wanted
+            )
+        return DeviceBatch(
+            torch.cat((decode.device_ids, extend.ids)),
+            torch.cat((decode.device_positions, extend.positions)),
+            torch.cat((decode.device_rows, extend.rows)),
+            tables,
+            first,
+            decode=decode.part,
+            extend=extend.part,
+            wanted=extend.wanted,
+        )
+
+    def _set_adapters(self, decodes: Seq[Sequence], size: int, pieces: Seq[Piece]) -> None:
+        """Which adapter each row of an eager pass goes through; none those that pad."""
+        if self._adapters is None:
+            return
+        rows = [sequence.adapter for sequence in decodes] + [None] * (size - len(decodes))
+        for piece in pieces:
+            rows += [piece.sequence.adapter] * piece.count
+        self._adapters.set(rows, self._device)
 
     def _eager_layout(self, size: int) -> DecodeLayout:
         layout = self._layouts.get(size)
@@ -315,13 +349,8 @@ class DeviceRunner:
         return self._grouped[1]
 
 
-def is_greedy(sequence: Sequence) -> bool:
-    """Whether the next token is the argmax of the raw logits, and nothing else is asked."""
-    return sequence.sampling.temperature == 0 and sequence.matcher is None
-
-
 def _ids(piece: Piece) -> list[int]:
-    return list(piece.sequence.tokens[piece.start : piece.start + piece.count])
+    return [*piece.sequence.tokens[piece.start : piece.start + piece.count], *piece.draft]
 
 
 def _is_for(launched: _Launched, sequences: list[Sequence]) -> bool:
@@ -337,7 +366,7 @@ def _is_for(launched: _Launched, sequences: list[Sequence]) -> bool:
     return bool(sequences)
 
 
-def _results(launched: _Launched, sequences: list[Sequence]) -> list[int | EngineError]:
+def _results(launched: _Launched, sequences: list[Sequence]) -> list[Result]:
     """The tokens of these of the launched sequences."""
     tokens = launched.read()
     if launched.sequences != sequences:

@@ -110,12 +110,9 @@ def make_runner(
     host_blocks: int = 0,
     adapters: ActiveAdapters | None = None,
 ) -> Runner:
-    """What runs the model where its weights are: Triton's kernels on CUDA, torch elsewhere and without Triton.
-
-    With adapters it is always torch: captured graphs cannot tell whose rows they compute.
-    """
+    """What runs the model where its weights are: Triton's kernels on CUDA, torch elsewhere and without Triton."""
     like = weights.embedding
-    if like.device.type == "cuda" and find_spec("triton") is not None and adapters is None:
+    if like.device.type == "cuda" and find_spec("triton") is not None:
         from engine.device_runner import DeviceRunner
         from engine.ops.triton_ops import TritonOps
 
@@ -125,6 +122,7 @@ def make_runner(
             max_running=max_running,
             context_tokens=context_tokens,
             host_blocks=host_blocks,
+            adapters=adapters,
         )
     return ModelRunner(
         Decoder(spec, weights, TorchOps(spec, like, context_tokens)),
