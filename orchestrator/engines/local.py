@@ -32,17 +32,27 @@ def model_directory(model: str) -> Path | None:
     """The directory that `--model` means; None for "none". Raises ConfigError if there is no such directory."""
     if model == NO_MODEL:
         return None
-    if model == BUNDLED_MODEL:
-        bundled = Path(str(importlib.resources.files("orchestrator"))) / "bundled" / BUNDLED_NAME
-        if not (bundled / "config.json").is_file():
-            raise ConfigError(f"model = 'bundled': this installation has no bundled model in {bundled}. Reinstall it")
-        return bundled
+    if model == BUNDLED_MODEL or model.startswith(f"{BUNDLED_MODEL}:"):
+        return _bundled(model)
     directory = Path(model).expanduser()
     if not directory.is_dir():
         raise ConfigError(
             f"model = {model!r}: there is no such directory. Give a model directory, '{BUNDLED_MODEL}' or '{NO_MODEL}'"
         )
     return directory.absolute()
+
+
+def _bundled(model: str) -> Path:
+    """The directory of `bundled`, or of `bundled:NAME`. Raises ConfigError."""
+    home = Path(str(importlib.resources.files("orchestrator"))) / "bundled"
+    name = model.partition(":")[2] or BUNDLED_NAME
+    if (home / name / "config.json").is_file():
+        return home / name
+    there = sorted(path.parent.name for path in home.glob("*/config.json"))
+    if not there:
+        raise ConfigError(f"model = {model!r}: this installation has no bundled model in {home}. Reinstall it")
+    choices = ", ".join(f"'{BUNDLED_MODEL}:{each}'" for each in there)
+    raise ConfigError(f"model = {model!r}: there is no such bundled model. Choose one of: {choices}")
 
 
 def engine_config(settings: Settings, directory: Path) -> EngineConfig:

@@ -1,0 +1,1 @@
+"""Answers questions from a folder of documents, with quotes and citations."""

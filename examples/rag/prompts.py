@@ -1,0 +1,22 @@
+"""What the bundled model is shown: one line of normal form, behind `<normal>`, which its chat template reads alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from examples.rag.wording import normal
+
+PLAN = "<plan>"
+QUOTE = "<quote>"
+NONE = "not in the documents"
+
+
+def plan_prompt(question: str, names: Sequence[str]) -> str:
+    """The normal form of a question."""
+    return normal(question, names)
+
+
+def quote_prompt(search: str, names: Sequence[str], title: str, sentences: Sequence[str]) -> str:
+    """The normal form of a search and of a passage, its sentences numbered."""
+    numbered = " ".join(f"[{n}] {normal(text, names)}" for n, text in enumerate(sentences, 1))
+    return f"{normal(search, names)} <in> {normal(title, names)} : {numbered}"

@@ -1,0 +1,168 @@
+"""`python -m examples.rag.train --out DIR`: makes the bundled model for documents from a seed, in under half an hour on
+two CPU cores.
+
+A small Llama that learns two tasks: which searches a question asks for, and which sentence of a passage answers one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from examples.rag.corpus import World, render
+from examples.rag.prompts import NONE, PLAN, QUOTE
+from examples.rag.train import questions, reading
+from examples.rag.wording import known_words
+from examples.text_to_sql.train.training import Settings, encode, train
+
+PAD, EOS, ANSWER = "<pad>", "<eos>", "<answer>"
+SPECIAL = (PAD, EOS, ANSWER, PLAN, QUOTE, "<in>", *(f"<task{index}>" for index in range(10)))
+VOCABULARY = 1024
+_PIECES = r"\[\d\]| ?\[\d\]| ?[\p{L}]+\p{N}?| ?\p{N}| ?[^\s\p{L}\p{N}_]|\s+"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ message['content'].split('<normal>')[-1] }}<answer>"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] }}<eos>{% endif %}{% endfor %}"
+)
+"""System messages, and what stands before `<normal>`, are for general models."""
+_COMMON = """\
+a an in on at for by with from to and or not no is are was were be been has have had do does did it its this
+that these those there here what which who whom whose when where why how many much more most less least than
+then as if of the i you we they he she me us them my your our their one two three four five six seven eight
+nine ten first second third last next all any some each every both few several other another such same also
+only just about over under between into after before during since until very too can could will would shall
+should may might must please"""
+
+
+def main() -> None:
+    """Parse the command line, draw the examples, train and write the model directory."""
+    parser = argparse.ArgumentParser(prog="python -m examples.rag.train", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the model directory to write")
+    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vocabulary", type=Path, help="write the known words here, and end")
+    chosen = parser.parse_args()
+    if chosen.vocabulary is not None:
+        chosen.vocabulary.write_text(textwrap.fill(" ".join(sorted(vocabulary())), 118) + "\n")
+        return
+    make(chosen.out, chosen.steps, chosen.batch, chosen.seed)
+
+
+def vocabulary() -> set[str]:
+    """The words that stay themselves in the normal form: those of the templates, and the commonest of English."""
+    return questions.vocabulary() | reading.vocabulary() | set(_COMMON.split())
+
+
+def make(out: Path, steps: int, batch: int, seed: int) -> None:
+    """Make the model directory `out`."""
+    began = time.perf_counter()
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    rng = random.Random(seed)
+    world = World()
+    examples = draw(world, steps * batch, rng)
+    print(f"{time.perf_counter() - began:5.0f} s  {len(examples)} examples drawn", flush=True)
+    tokenizer = train_tokenizer(examples[:20_000], world)
+    model = new_model(tokenizer)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
+    settings = Settings(steps=steps, batch=batch, rate=4e-3, average=0.997, seed=seed)
+    train(model, tokenizer, encode(tokenizer, examples), settings, torch.device("cpu"))
+    save(model, tokenizer, out)
+    print(f"{time.perf_counter() - began:5.0f} s  done", flush=True)
+
+
+def draw(world: World, count: int, rng: random.Random) -> list[tuple[str, str]]:
+    """Prompts and answers of both tasks."""
+    reader, known = reading.Reader(world), known_words()
+    examples = []
+    for _ in range(count):
+        if rng.random() < 0.4:
+            question, searches = questions.draw(rng)
+            examples.append((f"{PLAN} {question}{ANSWER}", searches))
+        else:
+            prompt, answer = reader.draw(rng, known)
+            examples.append((f"{QUOTE} {prompt}{ANSWER}", answer))
+    return examples
+
+
+def train_tokenizer(examples: list[tuple[str, str]], world: World) -> Tokenizer:
+    """Byte-level BPE over the normal forms, and over the corpus itself: quotes are written in its words."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    corpus = (sentence.text for page in render(world)[::8] for part in page.paragraphs for sentence in part)
+    texts = [text for example in examples for text in example] + [NONE] * 50 + [f"[{n}]" for n in range(1, 10)] * 50
+    tokenizer.train_from_iterator([*texts, *corpus], trainer)
+    return tokenizer
+
+
+def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
+    """A Llama of about 1.4 M parameters with tied embeddings."""
+    config: Any = LlamaConfig(  # type: ignore[call-arg]
+        vocab_size=VOCABULARY,
+        hidden_size=160,
+        intermediate_size=480,
+        num_hidden_layers=4,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=32,
+        max_position_embeddings=512,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        attn_implementation="eager",
+        bos_token_id=None,
+        eos_token_id=tokenizer.token_to_id(EOS),
+        pad_token_id=tokenizer.token_to_id(PAD),
+        initializer_range=0.04,
+    )
+    return LlamaForCausalLM(config)
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the model directory in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half: Any = LlamaForCausalLM(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    generation = {
+        "eos_token_id": tokenizer.token_to_id(EOS),
+        "pad_token_id": tokenizer.token_to_id(PAD),
+        "do_sample": False,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": EOS,
+        "pad_token": PAD,
+        "additional_special_tokens": [token for token in SPECIAL if token not in (EOS, PAD)],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 512,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The normal form in which the bundled model reads a question and a passage: known words stay, names become `e1`,
+`e2` …, parts of such a name `p1`, other strange words `x` and numbers `#`.
+
+The model then learns which sentence says what, whatever it is about. Pure functions; never searches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+NAMES = 6
+"""A question has at most so many names; further ones are `x`."""
+_VOCABULARY = Path(__file__).parent / "data" / "vocabulary.txt"
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*|[^\w\s]")
+
+
+@cache
+def known_words() -> frozenset[str]:
+    """The words that the bundled model was trained on."""
+    return frozenset(_VOCABULARY.read_text(encoding="utf-8").split())
+
+
+def words(text: str) -> list[str]:
+    """Words, numbers and signs of a text, in their own case."""
+    return _WORD.findall(text.replace("’", "'").removesuffix("."))
+
+
+def names_in(
+    question: str,
+    titles: Collection[str],
+    known: Collection[str] | None = None,
+    vocabulary: Collection[str] | None = None,
+) -> list[str]:
+    """The names in a question, in order: longest titles of documents that it has, else runs of strange words.
+
+    `titles` and `vocabulary` in lower case. A title of known words alone counts only where it is capitalised, and not
+    as first word. A strange word that is not in the documents' `vocabulary` can find nothing: it is no name.
+    """
+    known = known_words() if known is None else known
+    found: list[str] = []
+    tokens = words(question)
+    run: list[str] = []
+    at = 0
+    while at < len(tokens):
+        inside = bool(run) and run[-1][0].isupper() and tokens[at][0].isupper()  # York, of New York
+        length = 0 if inside else _title_at(tokens, at, titles, known)
+        if length:
+            _close(run, found)
+            found.append(" ".join(tokens[at : at + length]).removesuffix("'s"))
+            at += length
+            continue
+        bare = tokens[at].lower().removesuffix("'s")
+        if _strange(tokens[at], known) and (vocabulary is None or bare in vocabulary):
+            run.append(tokens[at])
+        else:
+            _close(run, found)
+        at += 1
+    _close(run, found)
+    once: dict[str, str] = {}
+    for name in found:
+        if name.lower() not in once or name[0].isupper():  # `Nice`, not `nice`
+            once[name.lower()] = name
+    return list(once.values())[:NAMES]
+
+
+def normal(text: str, names: Sequence[str], known: Collection[str] | None = None) -> str:
+    """A text in normal form, with the names of the question."""
+    known = known_words() if known is None else known
+    tokens = words(text)
+    phrases = [(f"e{n}", [w.lower() for w in words(name)]) for n, name in enumerate(names, 1)]
+    phrases.sort(key=lambda item: -len(item[1]))
+    out: list[str] = []
+    at = 0
+    while at < len(tokens):
+        symbol, length = _name_at(tokens, at, phrases)
+        if not symbol:
+            symbol, length = _symbol(tokens[at], phrases, known), 1
+        if symbol and not (out and out[-1] == symbol and symbol in "x#"):
+            out.append(symbol)
+        at += length
+    return " ".join(out)
+
+
+def restore(text: str, names: Sequence[str]) -> str:
+    """The names in the place of `e1`, `e2` …; what stands for none stays."""
+    by_symbol: Mapping[str, str] = {f"e{n}": name for n, name in enumerate(names, 1)}
+    return re.sub(r"\be\d\b", lambda found: by_symbol.get(found.group(), found.group()), text)
+
+
+def _title_at(tokens: Sequence[str], at: int, titles: Collection[str], known: Collection[str]) -> int:
+    """How many words from `at` on are a document's title; 0 if none."""
+    for length in range(min(7, len(tokens) - at), 0, -1):
+        part = [*tokens[at : at + length - 1], tokens[at + length - 1].removesuffix("'s")]
+        if " ".join(part).lower() not in titles:
+            continue
+        if any(_strange(word, known) for word in part) or (at > 0 and part[0][0].isupper()):
+            return length
+    return 0
+
+
+def _name_at(tokens: Sequence[str], at: int, phrases: Sequence[tuple[str, list[str]]]) -> tuple[str, int]:
+    for symbol, phrase in phrases:
+        part = [word.lower().removesuffix("'s") for word in tokens[at : at + len(phrase)]]
+        if part == [word.removesuffix("'s") for word in phrase]:
+            return symbol, len(phrase)
+    return "", 1
+
+
+def _symbol(word: str, phrases: Sequence[tuple[str, list[str]]], known: Collection[str]) -> str:
+    lower = word.lower().removesuffix("'s")
+    if word[0].isdigit():
+        return "#"
+    if lower in known or not word[0].isalpha():
+        return lower if word.isalpha() or word in "?:,;" or lower in known else ""
+    for symbol, phrase in phrases:
+        if lower in phrase or lower.removesuffix("s") in phrase:
+            return f"p{symbol[1:]}"
+    return "x"
+
+
+def _strange(word: str, known: Collection[str]) -> bool:
+    return word[0].isalpha() and word.lower().removesuffix("'s") not in known
+
+
+def _close(run: list[str], found: list[str]) -> None:
+    if run:
+        found.append(" ".join(word.removesuffix("'s") for word in run))
+        run.clear()

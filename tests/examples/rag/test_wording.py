@@ -1,0 +1,59 @@
+"""The normal form: what stays a word, what becomes a name, a number or nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from examples.rag.prompts import quote_prompt
+from examples.rag.wording import NAMES, known_words, names_in, normal, restore
+
+TITLES = frozenset({"france", "trinidad and tobago", "new york city", "york", "nice", "split"})
+
+
+@pytest.mark.parametrize(
+    ("question", "names"),
+    [
+        ("What is the capital of France?", ["France"]),
+        ("what is france's capital", ["france"]),
+        ("Is Trinidad and Tobago larger than France?", ["Trinidad and Tobago", "France"]),
+        ("Is New York City in the state of New York?", ["New York City", "New York"]),
+        ("Is it nice in Nice?", ["Nice"]),
+        ("How many live in Ouagadougou Centre?", ["Ouagadougou Centre"]),
+        ("France, France and France?", ["France"]),
+        ("", []),
+    ],
+)
+def test_names_are_titles_and_strange_words(question: str, names: list[str]) -> None:
+    assert names_in(question, TITLES) == names
+
+
+def test_a_strange_word_that_no_document_has_is_no_name() -> None:
+    assert names_in("Who is the mayor of France?", TITLES, vocabulary={"france"}) == ["France"]
+    assert names_in("Who is the mayor of France?", TITLES, vocabulary={"mayor"}) == ["mayor", "France"]
+
+
+def test_names_are_bounded() -> None:
+    assert len(names_in(" and ".join(f"Zq{chr(97 + n)}" for n in range(NAMES + 4)), TITLES)) == NAMES
+
+
+def test_the_normal_form_keeps_known_words_and_hides_the_rest() -> None:
+    names = ["New York City"]
+    assert normal("New York City counts 8,804,190 residents.", names) == "e1 counts # residents"
+    assert normal("York is a city in Yorkshire Dales.", names) == "p1 is a city in x"
+    assert normal("What's its area?", names) == "what its area ?"
+
+
+def test_placeholders_are_restored() -> None:
+    assert restore("capital of e1 ; area of e2, e9", ["Peru", "Chile"]) == "capital of Peru ; area of Chile, e9"
+
+
+def test_the_quote_prompt_numbers_its_sentences() -> None:
+    prompt = quote_prompt(
+        "capital of Peru", ["Peru"], "Peru", ["Peru is a country in South America.", "Its capital is Lima."]
+    )
+    assert prompt == "capital of e1 <in> e1 : [1] e1 is a country in south america [2] its capital is x"
+
+
+def test_the_known_words_hold_no_names() -> None:
+    assert not known_words() & {"france", "china", "lyon", "euro", "mayor"}
+    assert {"capital", "population", "currency", "the"} <= known_words()
