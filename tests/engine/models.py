@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CONTEXT = 256
@@ -105,3 +106,45 @@ def reference_greedy(network: Any, prompt: list[int], count: int) -> list[int]:
     )
     out: list[int] = ids[0, len(prompt) :].tolist()
     return out
+
+
+_PROJECTIONS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+
+
+def make_adapter(directory: Path, model: Path, seed: int = 0, rank: int = 4, **changes: Any) -> Path:
+    """Write a LoRA adapter for the model in `model` as PEFT does, strong enough to change what is said."""
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    tensors = {}
+    for name, weight in load_file(model / "model.safetensors").items():
+        stem = name.removesuffix(".weight")
+        if stem.endswith(_PROJECTIONS):
+            outputs, inputs = weight.shape
+            tensors[f"base_model.model.{stem}.lora_A.weight"] = torch.randn(rank, inputs) * inputs**-0.5
+            tensors[f"base_model.model.{stem}.lora_B.weight"] = torch.randn(outputs, rank) * 0.5
+    save_file(tensors, str(directory / "adapter_model.safetensors"))
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none", **changes}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    return directory
+
+
+def merged(model: Path, adapter: Path) -> Any:
+    """The model in transformers with the adapter's products added to its weights: W + alpha / r B A."""
+    network = reference(model)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            if f"{stem}.lora_A.weight" in tensors:
+                parameter += scale * tensors[f"{stem}.lora_B.weight"] @ tensors[f"{stem}.lora_A.weight"]
+    return network
