@@ -208,7 +208,7 @@ class Timeline(WireModel):
     calls: tuple[TimelineCall, ...]
     critical_path: tuple[str, ...]
     path: tuple[PathStep, ...] = ()
-    causes: dict[str, float] = {}
+    causes: dict[str, float] = Field(default_factory=dict)
 
 
 T = TypeVar("T")
