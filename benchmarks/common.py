@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "pydantic", "fastapi", "uvicorn", "llguidance", "transformers")
 
@@ -97,6 +94,31 @@ def percentile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
+def print_table(title: str, figures: Sequence[Figure]) -> None:
+    """The figures against their goals; plain lines where `rich` is not installed, as on a bare GPU box."""
+    rows = [
+        (
+            figure.name,
+            f"{figure.value:.6g}",
+            f"{figure.op} {figure.goal:g}" if figure.op else "",
+            {True: "met", False: "SHORT", None: ""}[figure.met],
+        )
+        for figure in figures
+    ]
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print("\n".join([title, *("  ".join(row) for row in rows)]))
+        return
+    table = Table(title=title)
+    for column in ("figure", "value", "goal", ""):
+        table.add_column(column, justify="right" if column in ("value", "goal") else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
 def finish(
     name: str,
     figures: Sequence[Figure],
@@ -106,14 +128,9 @@ def finish(
     detail: Any = None,
 ) -> None:
     """Print the table and, if asked, write the JSON. `at_start`: `conditions()` taken before measuring."""
-    table = Table(title=f"{name}   seed {at_start['seed']}, load {at_start['load_average']:.2f}, {at_start['machine']}")
-    for column in ("figure", "value", "goal", ""):
-        table.add_column(column, justify="right" if column in ("value", "goal") else "left")
-    for figure in figures:
-        goal = f"{figure.op} {figure.goal:g}" if figure.op else ""
-        mark = {True: "met", False: "SHORT", None: ""}[figure.met]
-        table.add_row(figure.name, f"{figure.value:.6g}", goal, mark)
-    Console().print(table)
+    print_table(
+        f"{name}   seed {at_start['seed']}, load {at_start['load_average']:.2f}, {at_start['machine']}", figures
+    )
     if args.json:
         document = {
             "name": name,
