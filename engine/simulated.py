@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from engine.clock import LoopClock
@@ -81,6 +82,7 @@ class SimulatedCore(LocalEngine):
             blocks=profile.blocks,
             host_blocks=profile.host_bytes // block_bytes,
         )
+        self.capabilities = replace(self.capabilities, grammar=False)
         self._profile = profile
         self._untold: dict[str, int] = {}
         self._latest: dict[str, str] = {}
@@ -141,13 +143,14 @@ class SimulatedCore(LocalEngine):
         return self._profile.decode_seconds(len(step.decodes), self._read(step), steps)
 
     def _read(self, step: Step) -> int:
-        """Tokens of KV that the step's decodes read."""
-        if not step.decodes:
-            return 0
-        if self._profile.shared_prefix_decode:
-            prefilling = sum(len(piece.sequence.table) - piece.sequence.adopted for piece in step.pieces)
-            return (self._cache.device.pool.active - prefilling) * BLOCK_TOKENS
-        return sum(sequence.computed for sequence in step.decodes) + len(step.decodes)
+        """Tokens of KV that the step's decodes read: with `shared_prefix_decode` a block once for all that hold it."""
+        decodes = step.decodes
+        read = sum([sequence.computed for sequence in decodes]) + len(decodes)
+        if self._profile.shared_prefix_decode and len(decodes) > 1:
+            own = sum(len(piece.sequence.table) - piece.sequence.adopted for piece in step.pieces)
+            held = sum([len(sequence.table) for sequence in decodes])
+            read -= max(held - (self._cache.device.pool.active - own), 0) * BLOCK_TOKENS
+        return read
 
     def alike(self, step: Step) -> int:
         """How many steps from this one on change nothing but one token more for each that decodes."""
@@ -172,7 +175,8 @@ class SimulatedCore(LocalEngine):
         """`steps` steps like this one are computed; more than one only as far as `alike` allows."""
         if steps == 1:
             return self.finish(step, [self._sample(sequence) for sequence in step.sampled])
-        self._scheduler.advance_by(step, steps)
+        self._scheduler.advance_by(step, steps - 1)
+        self._scheduler.advance(step, (0,) * len(step.decodes))
         untold = self._untold
         for sequence in step.decodes:
             made = untold[sequence.id] = untold.get(sequence.id, 0) + steps

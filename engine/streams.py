@@ -282,7 +282,7 @@ class StreamCodec:
     def __init__(self, book: PromptBook) -> None:
         self._book = book
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[object] = ()) -> str:
         return "".join(f"{message.role}: {message.content}\n" for message in messages)
 
     def encode(self, text: str) -> list[int]:
