@@ -7,7 +7,7 @@ overflow it nor be served in the order of its arrival. Where programs are held, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Protocol
@@ -40,6 +40,13 @@ class Parking(Protocol):
     def host_room(self) -> int:
         """Tokens that fit in the host tier beside what is kept there."""
         ...
+
+
+Overdue = Callable[[PriorityKey, PriorityKey], bool]
+
+
+def _never(outside: PriorityKey, inside: PriorityKey) -> bool:
+    return False
 
 
 class NoParking:
@@ -79,9 +86,11 @@ class _Queue:
         return self._count
 
     def head(self) -> _Held | None:
-        """The first in order."""
-        while self._heap and self._heap[0].stale:
-            heappop(self._heap)
+        """The first in order of those that still wait."""
+        while self._heap and (self._heap[0].stale or self._heap[0].turn.done()):
+            first = heappop(self._heap)
+            if not first.stale:
+                self.remove(first)  # cancelled, but its task has not run since
         return self._heap[0] if self._heap else None
 
     def add(self, held: _Held) -> None:
@@ -90,7 +99,10 @@ class _Queue:
         self._count += 1
 
     def remove(self, held: _Held) -> bool:
-        """Take it out of the books; the heap forgets it when it comes up. False if it is not here."""
+        """Take it, or what took its place under another key, out of the books; the heap forgets it when it comes up.
+
+        False if it is not here.
+        """
         of_program = self._programs.get(held.program, {})
         current = of_program.pop(held.number, None)
         if current is None:
@@ -118,11 +130,16 @@ class Gate:
 
     With a hold, calls of programs that are not inside wait for memory as well. While nobody inside is at work, paused
     programs are parked until the first of those outside fits; earlier only where the host has room for what they keep.
+    Those inside go before one outside that does not fit, until it is overdue: then memory comes free for it.
     Invariants: nobody who may enter waits while there is room, and nobody waits at all while no call is inside.
     """
 
-    def __init__(self, room: int, hold: Hold | None = None, parking: Parking | None = None) -> None:
+    def __init__(
+        self, room: int, hold: Hold | None = None, parking: Parking | None = None, overdue: Overdue | None = None
+    ) -> None:
+        """`overdue(outside, inside)`: whether a call inside may not go before that one outside any more."""
         self.room = room
+        self._overdue: Overdue = overdue or _never
         self.hold = hold or Hold()
         self._parking: Parking = parking or NoParking()
         self._calls = 0
@@ -168,9 +185,11 @@ class Gate:
         self._sort(program)
         self.let_go()
 
-    def kept(self, program: str, tokens: int) -> None:
-        """So much is kept for a program that waits for functions or its client; 0: nothing any more."""
-        self.hold.kept(program, tokens)
+    def kept(self, program: str, *, keep: bool) -> None:
+        """Whether what its last call left is kept for a program that waits for functions or its client."""
+        if keep:
+            return
+        self.hold.dropped(program)
         self._sort(program)
         self.let_go()
 
@@ -190,7 +209,7 @@ class Gate:
                 inner, outer = self._inside.head(), self._outside.head()
                 if outer is not None and (inner is None or outer < inner) and self._make_room(outer.tokens):
                     self._begin(outer, self._outside)
-                elif inner is not None:
+                elif inner is not None and not (outer is not None and self._overdue(outer.key, inner.key)):
                     self._begin(inner, self._inside)
                 else:
                     break

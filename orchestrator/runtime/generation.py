@@ -40,6 +40,9 @@ from orchestrator.tools import CallFailure, FailureType
 from orchestrator.tools.values import accept_result, accept_text
 from tenuto.wire import JsonType, LLMCall, RegexConstraint
 
+_MOST = 0.75
+"""Quantile of output lengths that is counted as a call's need of memory."""
+
 
 class Generation:
     """One run of an LLM call on an engine. `generate` may be called once. `asked`: what the cache said to the call."""
@@ -76,7 +79,7 @@ class Generation:
             self._place = services.cache.enters()
             if gate is None:
                 return await self._traced(engine, messages, expected, key)
-            tokens = self._private_tokens(engine, gate, messages, chain, expected)
+            tokens = self._private_tokens(engine, gate, messages, chain)
             await gate.enter(program.id, key, tokens)
             try:
                 await services.engines.serving(call.model)  # what it can do is known once it has started
@@ -84,14 +87,14 @@ class Generation:
                 self._visit = services.retention.visit(program, call, engine, attempt, messages, chain)
                 return await self._traced(engine, messages, expected, key)
             finally:
-                gate.leave(program.id, tokens, self._left(gate, chain))
+                gate.leave(program.id, tokens, self._left(gate))
         except EngineError as error:
             raise _failure(error) from error
         finally:
             services.cache.leaves(self._place)
 
     def _private_tokens(
-        self, engine: Engine, gate: Gate, messages: tuple[ChatMessage, ...], chain: Chain | None, expected_tokens: int
+        self, engine: Engine, gate: Gate, messages: tuple[ChatMessage, ...], chain: Chain | None
     ) -> int:
         """Tokens of KV that the call will need for itself; 0 where nobody is held for memory."""
         if not gate.hold.capacity:
@@ -101,17 +104,20 @@ class Generation:
             prompt = engine.count_tokens(messages)
         else:
             prompt = services.retention.prompt_tokens(engine, messages, chain)
-        shared = chain.shared if chain is not None else services.footprints.shared(self._program.workflow, call)
-        return max(0, prompt - shared) + expected_tokens
+        program = self._program
+        shared = services.footprints.shared(program.id, program.workflow, call)
+        # Most calls should end within what was counted: memory that is short stops everybody.
+        output = services.statistics.output_tokens(program.workflow, call, _MOST)
+        return max(0, prompt - shared) + output
 
-    def _left(self, gate: Gate, chain: Chain | None) -> int:
+    def _left(self, gate: Gate) -> int:
         """Private tokens of KV that the call has left in the engine, until it is decided what is kept of them."""
         usage = self._usage
         if not gate.hold.capacity or usage is None or not self._succeeded:
             return 0
-        if chain is None:
-            self._services.footprints.learn(self._program.workflow, self._call, usage.cached_tokens)
-        shared = chain.shared if chain is not None else usage.cached_tokens
+        program, call, footprints = self._program, self._call, self._services.footprints
+        footprints.began(program.id, program.workflow, call, usage.cached_tokens)
+        shared = footprints.shared(program.id, program.workflow, call)
         return max(0, usage.prompt_tokens - shared) + usage.output_tokens
 
     def made(self, value: JsonValue) -> Generated:
@@ -240,6 +246,9 @@ class Generation:
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
                 min_p=sampling.min_p,
+                repetition_penalty=sampling.repetition_penalty,
+                presence_penalty=sampling.presence_penalty,
+                frequency_penalty=sampling.frequency_penalty,
                 seed=_seed(program.id, call, run.failures),
                 stop=sampling.stop,
             ),

@@ -51,7 +51,7 @@ class Priorities:
         gate = self._gates.get(engine.name)
         if gate is None:
             parking = KeptChains(self._retention, engine) if self._retention is not None else None
-            gate = self._gates[engine.name] = Gate(self._engine_calls, Hold(), parking)
+            gate = self._gates[engine.name] = Gate(self._engine_calls, Hold(), parking, self._policy.overdue)
         if self._policy.holds:
             gate.hold.resize(engine.capabilities.kv_tokens)  # known once the engine has started
         return gate
@@ -59,7 +59,7 @@ class Priorities:
     def _kept(self, engine: Engine, program: str, tokens: int) -> None:
         gate = self._gates.get(engine.name)
         if gate is not None:
-            gate.kept(program, tokens)
+            gate.kept(program, keep=tokens > 0)
 
     def held(self) -> dict[str, int]:
         """How many calls wait at the gate of each engine."""
@@ -80,7 +80,7 @@ class Priorities:
     def program_ended(self, program: str) -> None:
         self._pending.pop(program, None)
         for gate in self._gates.values():
-            gate.kept(program, 0)
+            gate.kept(program, keep=False)
         self._push(self._policy.program_ended(program, self._clock.now()))
 
     def _push(self, changes: Changes) -> None:

@@ -414,6 +414,7 @@ class Runtime:
         program.stop_idle_timer()
         self._live_calls -= len(program.calls)
         self._services.priorities.program_ended(program.id)
+        self._services.footprints.ended(program.id)
         self._services.retention.program_ended(program)
         error = program.error.type if program.error is not None else None
         program.trace.end(self._clock.wall(), error)

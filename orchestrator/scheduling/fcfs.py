@@ -11,6 +11,9 @@ class _StaticPolicy:
 
     holds = False
 
+    def overdue(self, waiting: PriorityKey, running: PriorityKey) -> bool:
+        return False
+
     def tokens_made(self, program: str, call: str, tokens: int, now: float) -> Changes:
         return NO_CHANGES
 

@@ -1,4 +1,4 @@
-"""How much of a new program's prompt others have computed already: learned by workflow and stage. Pure."""
+"""How much of a program's prompts others have computed already: its shared prefix, known or expected. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,26 @@ from tenuto.wire import Call
 
 
 class Footprints:
-    """Tokens that calls without a history of their own found in an engine's cache."""
+    """Tokens of KV that live programs share with others, by program; and what new ones will share, by stage.
+
+    What a program's first call found in an engine's cache was made by others; what later calls find is mostly its own.
+    """
 
     def __init__(self) -> None:
-        self._shared = Learned(prior=0.0)
+        self._first = Learned(prior=0.0)
+        self._programs: dict[str, int] = {}
 
-    def learn(self, workflow: str, call: Call, cached_tokens: int) -> None:
-        """A call that continued nothing found so much."""
-        self._shared.learn(workflow, float(cached_tokens), stage_of(call))
+    def began(self, program: str, workflow: str, call: Call, cached_tokens: int) -> None:
+        """A call of the program has ended, having found so much. Only the first one counts."""
+        if program not in self._programs:
+            self._programs[program] = cached_tokens
+            self._first.learn(workflow, float(cached_tokens), stage_of(call))
 
-    def shared(self, workflow: str, call: Call) -> int:
-        """What such a call will find: the median; 0 while little is known."""
-        return int(self._shared.quantile(workflow, 0.5, stage_of(call)) or 0.0)
+    def ended(self, program: str) -> None:
+        """Forget a program."""
+        self._programs.pop(program, None)
+
+    def shared(self, program: str, workflow: str, call: Call) -> int:
+        """What the program shares; before its first call has ended the median of such calls, 0 while there are few."""
+        known = self._programs.get(program)
+        return known if known is not None else int(self._first.quantile(workflow, 0.5, stage_of(call)) or 0.0)

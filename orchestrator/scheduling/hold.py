@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RESERVE = 0.03
-"""Share of the memory that is left to the growth of those inside."""
+RESERVE = 0.1
+"""Share of the memory that is left to shared prefixes and to the growth of those inside: half of it to each."""
 
 
 @dataclass(slots=True)
@@ -48,6 +48,7 @@ class Hold:
         """So many tokens fit from now on; 0 = unknown."""
         self.capacity = capacity
         self._room = int(capacity * (1 - self._reserve))
+        self._most = int(capacity * (1 - self._reserve / 2))
 
     def is_inside(self, program: str) -> bool:
         """Whether the program's calls may go to the engine without asking for memory."""
@@ -64,8 +65,8 @@ class Hold:
 
     @property
     def excess(self) -> int:
-        """Tokens by which those inside have outgrown the memory."""
-        return max(0, self.used - self.capacity) if self.capacity else 0
+        """Tokens by which those inside have outgrown their part of the memory."""
+        return max(0, self.used - self._most) if self.capacity else 0
 
     def began(self, program: str, tokens: int) -> None:
         """A call goes to the engine; its prompt and expected output are so many private tokens."""
@@ -83,16 +84,12 @@ class Hold:
         self._change(inside, needed=inside.needed - tokens, kept=kept)
         self._settle(program, inside)
 
-    def kept(self, program: str, tokens: int) -> None:
-        """So many tokens are kept for a program that waits; 0: none any more, so it must ask again."""
+    def dropped(self, program: str) -> None:
+        """Nothing is kept for the program any more, so it must ask again; calls of it that run go on."""
         inside = self._inside.get(program)
         if inside is not None:
-            self._change(inside, kept=tokens)
+            self._change(inside, kept=0)
             self._settle(program, inside)
-
-    def left(self, program: str) -> None:
-        """The program has ended; calls of it that still run give back their part when they end."""
-        self.kept(program, 0)
 
     def _change(self, inside: _Inside, *, needed: int | None = None, kept: int | None = None) -> None:
         self.used -= inside.tokens

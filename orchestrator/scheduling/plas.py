@@ -56,6 +56,9 @@ class Plas:
         self._promotions: list[tuple[float, int, str, str]] = []
         self._calls = 0
 
+    def overdue(self, waiting: PriorityKey, running: PriorityKey) -> bool:
+        return False
+
     def program_arrived(self, program: ProgramArrival, now: float) -> Changes:
         self._programs[program.program] = _Program()
         return self._promoted(now)

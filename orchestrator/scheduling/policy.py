@@ -78,6 +78,13 @@ class Policy(Protocol):
         """Whether programs are held outside while the KV of those inside fills the memory (`Hold`)."""
         ...
 
+    def overdue(self, waiting: PriorityKey, running: PriorityKey) -> bool:
+        """Of a policy that holds: whether a call that waits for memory has been passed over for long enough.
+
+        `running`: the key of a call whose program is inside, and which would go first.
+        """
+        ...
+
     def program_arrived(self, program: ProgramArrival, now: float) -> Changes: ...
 
     def call_ready(self, call: ReadyCall, now: float) -> PriorityKey:

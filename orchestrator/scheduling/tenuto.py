@@ -82,6 +82,9 @@ class Tenuto:
         self._tokens = Learned(prior=64.0)
         self._lives = Learned(prior=0.0)
 
+    def overdue(self, waiting: PriorityKey, running: PriorityKey) -> bool:
+        return running[1] > waiting[1] + self._window_s  # keys are (due, arrival)
+
     def program_arrived(self, program: ProgramArrival, now: float) -> Changes:
         self._programs[program.program] = _Program(
             now, program.workflow, program.objective, program.graph, program.open

@@ -47,6 +47,9 @@ class Urgency:
         self._seconds = Learned(prior=2.0)
         self._calls = 0
 
+    def overdue(self, waiting: PriorityKey, running: PriorityKey) -> bool:
+        return False
+
     def program_arrived(self, program: ProgramArrival, now: float) -> Changes:
         deadline_s = program.objective.deadline_s
         self._programs[program.program] = _Program(now, program.workflow, program.graph, deadline_s)

@@ -20,6 +20,9 @@ class Recorder:
         self.told: list[tuple[str, ...]] = []
         self.tokens = 0
 
+    def overdue(self, waiting: PriorityKey, running: PriorityKey) -> bool:
+        return False
+
     def program_arrived(self, program: ProgramArrival, now: float) -> Changes:
         self.told.append(("arrived", program.workflow, str(len(program.graph.calls))))
         return NO_CHANGES

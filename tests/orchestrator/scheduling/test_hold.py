@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from orchestrator.scheduling import Hold
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["begin", "end", "keep", "drop", "leave"]), st.integers(0, 3), st.integers(0, 50)),
+    st.tuples(st.sampled_from(["begin", "end", "drop"]), st.integers(0, 3), st.integers(0, 50)),
     max_size=80,
 )
 
@@ -25,10 +25,8 @@ def test_the_books_agree_after_every_step(events: list[tuple[str, int, int]]) ->
             calls.append(tokens)
         elif what == "end" and calls:
             hold.ended(program, calls.pop(), tokens)
-        elif what == "keep" and hold.is_inside(program):
-            hold.kept(program, tokens)
-        elif what in ("drop", "leave"):
-            hold.kept(program, 0)
+        elif what == "drop":
+            hold.dropped(program)
         hold.check()
         assert hold.at_work == sum(map(bool, running.values()))
         assert all(hold.is_inside(name) for name, of in running.items() if of)
@@ -36,7 +34,7 @@ def test_the_books_agree_after_every_step(events: list[tuple[str, int, int]]) ->
     for program, calls in running.items():
         for tokens in calls:
             hold.ended(program, tokens, 0)
-        hold.kept(program, 0)
+        hold.dropped(program)
     assert hold.used == 0 and len(hold) == 0
 
 
@@ -48,7 +46,7 @@ def test_a_call_that_goes_on_with_what_was_kept_needs_it_once() -> None:
     hold.began("p", 130)
     assert hold.used == 130
     hold.ended("p", 130, 140)
-    hold.kept("p", 0)
+    hold.dropped("p")
     assert hold.used == 0 and not hold.is_inside("p")
 
 
@@ -60,12 +58,12 @@ def test_parallel_calls_need_their_sum() -> None:
 
 
 def test_newcomers_leave_a_reserve_for_the_growth_of_those_inside() -> None:
-    hold = Hold(1000, reserve=0.1)
+    hold = Hold(1000, reserve=0.2)
     assert hold.shortage(5000) == 0  # nobody is inside: it is served as if it were alone
-    hold.began("p", 800)
+    hold.began("p", 700)
     assert hold.shortage(100) == 0 and hold.shortage(101) == 1
-    hold.began("p", 300)
-    assert hold.excess == 100
+    hold.began("p", 250)
+    assert hold.excess == 50
 
 
 def test_an_unknown_capacity_holds_nobody() -> None:
