@@ -65,6 +65,12 @@ class CallRun:
         if (doing := self._doing()) is not None:
             self.span(doing, self.waiting_since_s, now)
 
+    def close(self, now: float) -> None:
+        """The call ends: what it did last, it did until its value was accepted."""
+        if self.spans:
+            cause, start_s, end_s = self.spans[-1]
+            self.spans[-1] = (cause, start_s, max(end_s, now))
+
     def spans_until(self, now: float) -> list[Span]:
         """The spans, with that of what the call does now: a call that has not ended has no last one yet."""
         doing = self._doing()

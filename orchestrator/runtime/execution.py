@@ -124,6 +124,7 @@ class Execution:
     def _succeed(self, program: Program, run: CallRun, value: JsonValue, encoded: bytes) -> None:
         if program.outcome is None:
             self._learn(program, run, succeeded=True)
+            run.close(program.now())
             program.write(run, value, encoded, run.facts())
             if isinstance(run.call, LLMCall):
                 self._services.retention.settled(program, run.call)
@@ -133,6 +134,7 @@ class Execution:
     def _fail(self, program: Program, run: CallRun, error: ErrorValue) -> None:
         if program.outcome is None:
             self._learn(program, run, succeeded=False)
+            run.close(program.now())
             program.fail(run, error, run.facts())
 
     @staticmethod
