@@ -86,7 +86,7 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
 def model_directory(model: str) -> Path:
     """The directory of a model: itself, or, for the id of one on the hub, where its files are once downloaded."""
     directory = Path(model)
-    if directory.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if directory.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
         return directory
     from huggingface_hub import snapshot_download
 

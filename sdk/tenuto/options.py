@@ -49,6 +49,9 @@ class LLMOptions(CallOptions, total=False):
     top_p: float
     top_k: int
     min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
     seed: int
     stop: str | Iterable[str]
     category: str
@@ -87,7 +90,10 @@ class ToolDeclaration(ToolOptions, total=False):
 
 
 _CALL = ("timeout", "retries", "objective", "group", "after", "expected_s")
-SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop")
+SAMPLING = (
+    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 LLM_OPTIONS = (*_CALL, *SAMPLING, "model", "category", "question", "cache")
 TOOL_OPTIONS = (*_CALL, "effects", "effect_key", "idempotent", "bumps")
 

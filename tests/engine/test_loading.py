@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from engine.clock import ManualClock
 from engine.config import EngineConfig
 from engine.loading import load_engine
+from engine.ops.linear import Linear
 from engine.protocol import ModelLoadError
 from tests.engine.models import make_tokenizer
 from tests.engine.serve import request, serve
@@ -126,3 +128,44 @@ def test_half_types_load_and_run(broken: Path) -> None:
         engine = load_engine(EngineConfig(str(broken), dtype=dtype), ManualClock())
         result = serve(engine, request("r", [5, 6, 7], 10))["r"]
         assert len(result.ids) == 10 and result.error is None
+
+
+# models of the hub
+
+
+def test_a_hub_id_is_downloaded_without_pickles(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def download(model: str, *, allow_patterns: list[str]) -> str:
+        asked.append((model, allow_patterns))
+        return str(model_dir)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    engine = load_engine(EngineConfig("org/some-model.v1", threads=1), ManualClock())
+    assert serve(engine, request("r", [5], 3))["r"].error is None
+    ((model, patterns),) = asked
+    assert model == "org/some-model.v1" and not any("bin" in pattern or pattern == "*" for pattern in patterns)
+
+
+def test_without_a_network_a_hub_id_is_a_load_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(model: str, *, allow_patterns: list[str]) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ModelLoadError, match=r"org/model: no such directory, .* OSError: no route to host"):
+        load_engine(EngineConfig("org/model"), ManualClock())
+
+
+@pytest.mark.parametrize("name", ["nowhere", "/tmp/no/such/model", "a/b/c", "../up"])
+def test_what_is_no_hub_id_is_never_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(ModelLoadError, match="not a directory"):
+        load_engine(EngineConfig(name), ManualClock())
+
+
+def test_no_memory_for_the_weights_is_a_load_error(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise MemoryError("cannot allocate")
+
+    monkeypatch.setattr(Linear, "pack", full)
+    assert "no memory for the weights" in refused(model_dir)

@@ -126,6 +126,18 @@ def test_template_helpers(model_dir: Path, tmp_path: Path) -> None:
     assert codec.render([ChatMessage("user", "<é>")]) == '{"role": "user", "content": "<é>"} %<|end|>'
 
 
+def test_tools_are_told_as_the_template_wants(model_dir: Path, tmp_path: Path) -> None:
+    source = "{% for t in tools or [] %}[{{ t.function.name }} {{ t | tojson }}]{% else %}none{% endfor %}"
+    codec = with_template(model_dir, tmp_path, source)
+    tool = json.dumps({"type": "function", "function": {"name": "run_sql", "parameters": {}}})
+    assert codec.render([ChatMessage("user", "hi")], [tool]) == f"[run_sql {tool}]"
+    assert codec.render([ChatMessage("user", "hi")]) == "none"
+    with pytest.raises(InvalidRequest, match=r"tools\[1\] is not JSON"):
+        codec.render([ChatMessage("user", "hi")], [tool, "{"])
+    with pytest.raises(InvalidRequest, match=r"tools\[0\] must be a JSON object"):
+        codec.render([ChatMessage("user", "hi")], ["[]"])
+
+
 def test_named_templates_and_none(model_dir: Path, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(model_dir, tmp_path / "model"))
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]

@@ -86,6 +86,9 @@ class Sampling(WireModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0, description="0 = no limit")
     min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10, description="of tokens in prompt and output; 1 = none")
+    presence_penalty: float = Field(default=0.0, ge=-10, le=10, description="of tokens in the output")
+    frequency_penalty: float = Field(default=0.0, ge=-10, le=10, description="for each time a token is in the output")
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stop: tuple[str, ...] = Field(default=(), max_length=16)
 
