@@ -124,10 +124,18 @@ class Calibrator:
         self._trust_labels = trust_labels
         self._counts = {n: _Counts(np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)) for n in self._names}
         self._entries: dict[int, tuple[float, tuple[tuple[float, bool], ...]]] = {}
-        self._curve = np.concatenate([[self._prior.intercept, self._prior.slope], np.zeros(len(self._names))])
+        self._lean = np.array([self._leaning(c) for c in self._policies.values()])
+        self._curve = np.concatenate([[self._prior.intercept, self._prior.slope], self._lean])
         self._since = 0
         self._estimates: dict[str, CategoryEstimate] = {}
         self.recalibrate()
+
+    def _leaning(self, category: Category) -> float:
+        """The prior mean of a category's offset. Whoever set its `similarity` believes that it errs no more than its
+        target from there on (for one, because its guards refuse most of what is wrong): where the common curve knows
+        less, half the target at the category's own similarity is believed until labels say otherwise."""
+        believed = _logit(0.5 * category.error_target)
+        return min(0.0, believed - (self._prior.intercept + self._prior.slope * float(_X[bin_of(category.similarity)])))
 
     # -- evidence -------------------------------------------------------------------------------
 
@@ -274,7 +282,7 @@ class Calibrator:
         count = len(self._names)
         labels = right + wrong
         prior = self._prior
-        centre = np.concatenate([[prior.intercept, prior.slope], np.zeros(count)])
+        centre = np.concatenate([[prior.intercept, prior.slope], self._lean])
         precision = np.concatenate(
             [[prior.intercept_sd**-2, prior.slope_sd**-2], np.full(count, prior.category_sd**-2)]
         )
@@ -344,6 +352,10 @@ def wilson_interval(wrong: float, labelled: float, confidence: float = 0.95) -> 
 
 def _sum_from_top(values: Floats) -> Floats:
     return np.cumsum(values[:, ::-1], axis=1)[:, ::-1]
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
 
 
 def _sigmoid(x: float) -> float:

@@ -21,6 +21,7 @@ from semantic_cache.state import CacheState
 from semantic_cache.store import EntryRow, Store
 
 CANDIDATES = 4
+MORE_CANDIDATES = 32
 OBSERVED_BELOW_FLOOR = 0.1
 """Neighbours this far under a category's floor are still looked at: they teach the curve where wrong begins."""
 
@@ -87,9 +88,28 @@ class Finder:
     ) -> Found:
         """Search the partition and weigh what is near. Every rule is checked after the rows were read, so that what
         happened meanwhile (a bump, a report) counts."""
+        considered = await self._consider(request, keys, category, vector, load, CANDIDATES)
+        refused = len(considered) == CANDIDATES and all(c.refusal is not None for c in considered)
+        if refused and considered[-1].neighbour.similarity >= category.floor:
+            # questions that differ in a number or a name crowd around each other: the right one may be further out
+            considered = await self._consider(request, keys, category, vector, load, MORE_CANDIDATES)
+        fit = [c.neighbour for c in considered if c.refusal is None]
+        best = max(fit, key=lambda n: n.effective, default=None)
+        return Found(tuple(considered), best, self._threshold(category, best, load))
+
+    async def _consider(
+        self,
+        request: CacheRequest,
+        keys: Keys,
+        category: Category,
+        vector: NDArray[np.float32],
+        load: float,
+        count: int,
+    ) -> list[Considered]:
+        """The `count` nearest, each with the verdict on it."""
         state, question = self._state, request.question or ""
         near = state.nearest(
-            keys.partition, vector, request.tenant, request.principal, CANDIDATES, category.floor - OBSERVED_BELOW_FLOOR
+            keys.partition, vector, request.tenant, request.principal, count, category.floor - OBSERVED_BELOW_FLOOR
         )
         rows = await self._store.entries([entry for entry, _ in near]) if near else {}
         asked = signature(question)
@@ -105,9 +125,7 @@ class Finder:
                 differs = disagreement(asked, signature(row.question), guards, category.synonyms)
                 refusal = None if differs is None else str(differs)
             considered.append(Considered(neighbour, refusal))
-        fit = [c.neighbour for c in considered if c.refusal is None]
-        best = max(fit, key=lambda n: n.effective, default=None)
-        return Found(tuple(considered), best, self._threshold(category, best, load))
+        return considered
 
     def _threshold(self, category: Category, best: Neighbour | None, load: float) -> float:
         own = self._state.calibrator.threshold(category.name, load)

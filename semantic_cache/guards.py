@@ -94,6 +94,9 @@ class _Reader:
         for match in _TOKEN.finditer(question):
             self._token(match)
         self._close_number("")
+        roles = [role for role in self.order if " " in role]
+        if len(roles) == 1 and roles[0].startswith("from ") and self.words.isdisjoint(lexicon.NAMED_DIRECTIONS):
+            self.order.discard(roles[0])  # nothing to be swapped with: customers from Spain are those in Spain
 
     def _token(self, match: re.Match[str]) -> None:
         if match["number"]:
@@ -185,7 +188,7 @@ class _Reader:
         if word not in lexicon.FILLERS:
             self.content.add(word)
             self._role(word, named)
-        elif word not in ("a", "an", "the"):
+        elif word not in ("a", "an", "the") and not (self._direction == "than" and word in lexicon.PREPOSITIONS):
             self._direction = None
 
     def _role(self, word: str, named: bool) -> None:
@@ -268,15 +271,24 @@ def _without_partner(words: frozenset[str], others: frozenset[str], same: Callab
     return sorted(w for w in words - others if not any(same(w, other) for other in others))
 
 
+@lru_cache(maxsize=8192)
 def stems(word: str) -> frozenset[str]:
-    """The word, and what it may be the plural of: cases of case, cities of city, boxes of box."""
-    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return frozenset((word,))
-    found = {word, word[:-1]}
-    if word.endswith("es"):
-        found.add(word[:-2])
-    if word.endswith("ies"):
-        found.add(word[:-3] + "y")
+    """The word, and what it may be a form of: cases of case, cities of city, living of live, planned of plan."""
+    found = {word, lexicon.IRREGULAR.get(word, word)}
+    if len(word) >= 4 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        found.add(word[:-1])
+        if word.endswith("es"):
+            found.add(word[:-2])
+        if word.endswith("ies"):
+            found.add(word[:-3] + "y")
+    for ending in ("ing", "ed"):
+        base = word.removesuffix(ending)
+        if base != word and len(base) >= 3:
+            found |= {base, base + "e"}
+            if base[-1] == base[-2]:
+                found.add(base[:-1])
+            if base.endswith("i"):
+                found.add(base[:-1] + "y")
     return frozenset(found)
 
 

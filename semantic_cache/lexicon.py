@@ -122,6 +122,24 @@ DIRECTIONS = frozenset(["from", "than", "versus", "vs", "minus", "against"])
 NAMED_DIRECTIONS = frozenset(["to", "into", "towards"])
 """The same, but only before a name, a number or a date: elsewhere they are mere grammar."""
 
+PREPOSITIONS = frozenset(["in", "of", "at", "on", "for", "by", "with", "during", "from"])
+"""What may stand between "than" and the thing that is compared with."""
+
+IRREGULAR: dict[str, str] = {
+    form: verb
+    for verb, forms in {
+        "buy": "bought", "sell": "sold", "spend": "spent", "pay": "paid", "make": "made", "give": "gave given",
+        "take": "took taken", "get": "got gotten", "go": "went gone", "come": "came", "write": "wrote written",
+        "see": "saw seen", "know": "knew known", "send": "sent", "build": "built", "lose": "lost", "win": "won",
+        "leave": "left", "hold": "held", "find": "found", "think": "thought", "bring": "brought", "keep": "kept",
+        "begin": "began begun", "speak": "spoke spoken", "choose": "chose chosen", "drive": "drove driven",
+        "eat": "ate eaten", "break": "broke broken", "lie": "lay lain", "teach": "taught", "meet": "met",
+        "run": "ran", "draw": "drew drawn", "fly": "flew flown", "hire": "hired", "ship": "shipped",
+    }.items()
+    for form in forms.split()
+}  # fmt: skip
+"""Past forms that no rule finds."""
+
 COMMON_STARTS = frozenset(
     [
         "explain",
@@ -408,6 +426,7 @@ FILLERS = frozenset(
         "number",
         "count",
         "total",
+        "sum",
         "counts",
         "numbers",
         "quantity",

@@ -432,3 +432,15 @@ async def test_stored_says_where(tmp_path: Path) -> None:
     assert isinstance(kept, Stored)
     assert await cache.store(second.ticket, Answer("x")) == kept
     await cache.close()
+
+
+async def test_the_right_neighbour_is_found_behind_a_crowd_that_differs_in_a_number(tmp_path: Path) -> None:
+    numbered = Category("numbered", similarity=0.8, ttl_s=60.0, quota=0.1, error_target=0.05, guards=LEXICAL)
+    vectors = {f"orders of {n}": at(0.999 - n / 1000) for n in range(1, 12)} | {"all orders of 11": at(1.0)}
+    cache = await opened(tmp_path, embedder=ChosenEmbedder(**vectors), categories=policies(numbered))
+    for n in range(1, 12):
+        outcome = await cache.lookup(ask(f"orders of {n}", category="numbered"))
+        assert isinstance(outcome, Miss)
+        await cache.store(outcome.ticket, Answer(n))
+    assert (await hit(cache, ask("all orders of 11", category="numbered"))).value == 11
+    await cache.close()

@@ -158,3 +158,17 @@ def test_wilson_interval_against_published_values() -> None:
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_a_category_whose_default_is_low_is_believed_until_labels_speak_against_it() -> None:
+    guarded = Category("sql", similarity=0.85, floor=0.7, ttl_s=60.0, quota=0.5, error_target=0.01)
+    calibrator = Calibrator({"sql": guarded})
+    for _ in range(60):
+        calibrator.seen("sql", 0.9)
+    calibrator.label("sql", 0, 0.9, True)
+    calibrator.recalibrate()
+    assert calibrator.threshold("sql") == 0.85
+    for _ in range(10):
+        calibrator.label("sql", 0, 0.9, False)
+    calibrator.recalibrate()
+    assert calibrator.threshold("sql") > 0.9

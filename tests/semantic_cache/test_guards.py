@@ -135,3 +135,20 @@ def test_disagreement_is_symmetric(a: str, b: str) -> None:
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_different_numbers_never_pass(a: int, b: int) -> None:
     assert (differs(f"rows above {a}", f"rows above {b}") is None) == (a == b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("customers from Spain", "customers in Spain"),
+        ("products priced over 5 dollars", "products with a price over 5 dollars"),
+        ("customers living in Oslo", "customers who live in Oslo"),
+        ("who bought lamps", "who purchased lamps"),
+    ],
+)
+def test_forms_of_one_word_and_a_lone_origin_agree(a: str, b: str) -> None:
+    assert differs(a, b, ALL) is None
+
+
+def test_what_stands_on_either_side_of_than_is_told_apart_through_prepositions() -> None:
+    assert differs("more people in Spain than in Italy", "more people in Italy than in Spain") == "order"
