@@ -39,7 +39,8 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A passage as a model sees it: `text` for any, `normal` for the bundled one. `grammar` allows its sentences."""
+    """A passage as a model sees it: `text` for any, `normal` for the bundled one. `grammar` allows its sentences;
+    `version` is that of its document."""
 
     passage: str
     doc: str
@@ -48,6 +49,7 @@ class Shown:
     text: str
     normal: str
     grammar: str
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def show(search: Search, passage: Passage) -> Shown:
         f"{passage.title}\n{numbered}",
         quote_prompt(search.text, search.names, passage.title, sentences),
         "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices),
+        passage.version,
     )
 
 

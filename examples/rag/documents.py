@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 SENTENCES = 8
@@ -23,12 +24,14 @@ class DocumentError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A paragraph. `doc` is the file's path in its folder, `number` counts its passages from 1."""
+    """A paragraph. `doc` is the file's path in its folder, `number` counts its passages from 1, `version` is a digest
+    of the file."""
 
     doc: str
     title: str
     number: int
     sentences: tuple[str, ...]
+    version: str = ""
 
     @property
     def id(self) -> str:
@@ -53,6 +56,7 @@ def read_file(path: Path, doc: str) -> list[Passage]:
     """The passages of one file. Raises `DocumentError`."""
     readers = {".md": _markdown, ".markdown": _markdown, ".html": _html, ".htm": _html, ".pdf": _pdf}
     try:
+        version = blake2b(path.read_bytes(), digest_size=8).hexdigest()
         title, paragraphs = readers.get(path.suffix.lower(), _text)(path)
     except (OSError, ValueError) as error:
         raise DocumentError(f"{path}: cannot be read: {error}") from error
@@ -61,7 +65,7 @@ def read_file(path: Path, doc: str) -> list[Passage]:
         sentences = split_sentences(paragraph)
         for start in range(0, len(sentences), SENTENCES):
             part = tuple(sentences[start : start + SENTENCES])
-            passages.append(Passage(doc, title or path.stem, len(passages) + 1, part))
+            passages.append(Passage(doc, title or path.stem, len(passages) + 1, part, version))
     return passages
 
 

@@ -7,14 +7,31 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from examples.rag import corpus
 from examples.rag.documents import SUFFIXES, read_folder
 from examples.rag.index import Index
 
+State: TypeAlias = tuple[tuple[str, int, int], ...]
+
+LOOK_S = 1.0
+"""So often, at most, the folder is looked at for changes."""
+
 _lock = threading.Lock()
-_made: dict[Path, tuple[tuple[tuple[str, int, int], ...], Index]] = {}
+
+
+@dataclass(slots=True)
+class _Made:
+    index: Index
+    state: State
+    looked_s: float
+
+
+_made: dict[Path, _Made] = {}
 
 
 def folder() -> Path:
@@ -26,32 +43,20 @@ def folder() -> Path:
 
 
 def index() -> Index:
-    """The index of `folder()`. Raises `DocumentError`."""
-    return _index(folder())
-
-
-def _index(path: Path) -> Index:
-    with _lock:  # several threads may ask first
-        known = _made.get(path)
-        if known is not None:
-            return known[1]
-        made = Index(read_folder(path))
-        _made[path] = (state(path), made)
-        return made
-
-
-def refresh() -> bool:
-    """Read the folder again if a file was added, changed or removed. True if one was."""
+    """The index of `folder()`, made anew if a file was added, changed or removed. Raises `DocumentError`."""
     path = folder()
-    with _lock:
-        known = _made.get(path)
-        if known is None or known[0] == state(path):
-            return False
-        _made[path] = (state(path), Index(read_folder(path)))
-        return True
+    with _lock:  # several threads may ask first
+        made = _made.get(path)
+        if made is not None and time.monotonic() - made.looked_s < LOOK_S:
+            return made.index
+        now = state(path)
+        if made is None or made.state != now:
+            made = _made[path] = _Made(Index(read_folder(path)), now, 0.0)
+        made.looked_s = time.monotonic()
+        return made.index
 
 
-def state(path: Path) -> tuple[tuple[str, int, int], ...]:
+def state(path: Path) -> State:
     """Name, size and time of change of every document."""
     files = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
     return tuple(sorted((str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in files))

@@ -9,7 +9,7 @@ from examples.rag.answers import Answer, Question, Search, Shown
 from examples.rag.index import Hit
 from examples.rag.library import index
 from examples.rag.prompts import NONE
-from tenuto import Var, gather, llm, tool, workflow
+from tenuto import CacheControl, Var, gather, llm, tool, workflow
 
 PLANNING = "Write what must be looked up to answer the question, one short search a line, three at most."
 QUOTING = f"Write the numbered sentence that answers the search, word for word. If none does, write: {NONE}"
@@ -58,13 +58,18 @@ def cite(asked: Sequence[Search], shown: Sequence[Sequence[Shown]], quotes: Sequ
     return answers.cite(asked, shown, quotes)
 
 
+def depends_on(shown: Shown) -> CacheControl:
+    """A repeated search is answered from the cache until the document changes."""
+    return CacheControl(mode="exact", tags={"document": f"{shown.doc[-150:]} {shown.version}"})
+
+
 @workflow(objective="latency")
 async def answer(question: str) -> Answer:
     read = read_question(question)
     asked = await searches(read, plan(question, read.normal))
     found = await gather([rerank(one, keyword_search(one), vector_search(one)) for one in asked])
     quotes: list[list[Var[str]]] = [
-        [quote.options(grammar=p.grammar)(one.text, p.text, p.normal) for p in passages]
+        [quote.options(grammar=p.grammar, cache=depends_on(p))(one.text, p.text, p.normal) for p in passages]
         for one, passages in zip(asked, found, strict=True)
     ]
     return cite(asked, found, quotes)

@@ -59,7 +59,12 @@ def test_a_changed_folder_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("TENUTO_DOCS", str(tmp_path))
     (tmp_path / "a.txt").write_text("The ferry leaves at noon. It is blue.")
     (tmp_path / "b.txt").write_text("The harbour is closed on Mondays.")
-    assert len(library.index().passages) == 2
-    assert not library.refresh()
+    first = library.index()
+    assert len(first.passages) == 2 and library.index() is first
+    monkeypatch.setattr(library, "LOOK_S", 0.0)
+    assert library.index() is first
     (tmp_path / "c.txt").write_text("The crane is new.")
-    assert library.refresh() and len(library.index().passages) == 3
+    second = library.index()
+    assert len(second.passages) == 3
+    (tmp_path / "c.txt").write_text("The crane is not new any more.")
+    assert library.index().passages[2].version != second.passages[2].version
