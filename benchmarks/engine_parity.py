@@ -176,7 +176,7 @@ class Oracle:
         for sequence in decoding:
             expected = self._outputs[tuple(sequence.tokens[: sequence.prompt_tokens])]
             done = sequence.generated
-            guess = [token + (place % 5 == 4) for place, token in enumerate(expected[done : done + 4], done)]
+            guess = [(token + (place % 5 == 4)) % VOCAB for place, token in enumerate(expected[done : done + 4], done)]
             out.append((sequence, tuple(guess)))
         return out
 

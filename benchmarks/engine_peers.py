@@ -12,7 +12,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,8 +59,9 @@ class Tenuto(Peer):
 
         self._outputs[name] = []
         sampling = SamplingParams(max_tokens=tokens, ignore_eos=True)
-        ids = tuple(prompt)
-        self._engine.submit(GenerateRequest(name, program, prompt_ids=ids, sampling=sampling, key=(float(order),)))
+        key = (float(order),)
+        request = GenerateRequest(name, program, prompt_ids=tuple(prompt), sampling=sampling, key=key)
+        self._engine.submit(replace(request, expected_tokens=tokens))
 
     def poll(self, wait_s: float) -> list[tuple[str, list[int]]]:
         from engine.protocol import EngineError, LeaseOutcome

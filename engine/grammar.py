@@ -25,15 +25,28 @@ class Matcher:
     def __init__(self, state: LLMatcher, *, tool_call: bool = False) -> None:
         self._state, self._tool_call = state, tool_call
 
-    def allowed(self) -> bytes:
-        """One bit per token of the vocabulary, least significant first: may it come next?
+    def allowed(self, ahead: tuple[int, ...] = ()) -> bytes:
+        """One bit per token of the vocabulary, least significant first: may it come next, after the tokens `ahead`?
 
-        Raises `InvalidGrammar` if the grammar is too complex to go on with; it would allow only the end then.
+        Raises `InvalidGrammar` if the grammar is too complex to go on with, it would allow only the end then, or if
+        it does not allow what is `ahead`.
         """
-        mask: bytes = self._state.compute_bitmask()
-        if self._state.is_error():
-            raise InvalidGrammar(f"the grammar cannot be followed: {_first_lines(self._state.get_error())}")
+        state = self._state
+        if ahead:
+            state = state.deep_copy()
+            state.consume_tokens(list(ahead))
+        mask: bytes = state.compute_bitmask()
+        if state.is_error():
+            raise InvalidGrammar(f"the grammar cannot be followed: {_first_lines(state.get_error())}")
         return mask
+
+    def expected(self, guess: tuple[int, ...], most: int) -> tuple[int, ...]:
+        """At most `most` tokens that probably come next: what the grammar leaves no choice about, else as much of
+        `guess` as it allows."""
+        forced: list[int] = self._state.compute_ff_tokens()
+        if forced:
+            return tuple(forced[:most])
+        return guess[: self._state.validate_tokens(list(guess))] if guess else ()
 
     def accept(self, token: int) -> None:
         """The output goes on with an allowed `token`."""

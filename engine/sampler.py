@@ -60,7 +60,7 @@ def sample(
     for row, sequence in enumerate(sequences):
         if _changes(sequence.sampling):
             _penalize(logits[row], sequence, ahead[row] if ahead else ())
-    _constrain(logits, sequences, errors)
+    _constrain(logits, sequences, errors, ahead)
     drawn = [row for row, sequence in enumerate(sequences) if sequence.sampling.temperature > 0]
     tokens: list[int | EngineError] = list(logits.argmax(1).tolist())
     if drawn:
@@ -134,13 +134,18 @@ def _score(logprobs: Tensor, rows: list[int], sequences: Seq[Sequence], tokens: 
         sequence.logprob += logprob
 
 
-def _constrain(logits: Tensor, sequences: Seq[Sequence], errors: dict[int, EngineError]) -> None:
+def _constrain(
+    logits: Tensor,
+    sequences: Seq[Sequence],
+    errors: dict[int, EngineError],
+    ahead: Seq[tuple[int, ...]] | None,
+) -> None:
     """Set to -inf what the grammars of the sequences do not allow next."""
     masks: dict[int, bytes] = {}
     for row, sequence in enumerate(sequences):
         if sequence.matcher is not None and row not in errors:
             try:
-                masks[row] = sequence.matcher.allowed()
+                masks[row] = sequence.matcher.allowed(ahead[row] if ahead else ())
             except InvalidGrammar as error:
                 errors[row] = error
     if not masks:

@@ -82,15 +82,16 @@ class Speculator:
         self._share = _PRIOR_SHARE
 
     def drafts(self, decoding: Iterable[Sequence]) -> list[tuple[Sequence, tuple[int, ...]]]:
-        """What to verify in the next step. Constrained outputs are not drafted: a grammar moves with each token."""
+        """What to verify in the next step: looked up, or what a grammar forces."""
         running, guesses = 0, []
         for sequence in decoding:
             running += 1
-            if sequence.matcher is None:
-                lookup = self._lookups.setdefault(sequence.id, PromptLookup())
-                guess = lookup.guess(sequence.tokens, self._most)
-                if guess:
-                    guesses.append((sequence, guess, self._acceptance(sequence.id)))
+            lookup = self._lookups.setdefault(sequence.id, PromptLookup())
+            guess = lookup.guess(sequence.tokens, self._most)
+            if sequence.matcher is not None:
+                guess = sequence.matcher.expected(guess, self._most)
+            if guess:
+                guesses.append((sequence, guess, self._acceptance(sequence.id)))
         length = self._length(running, [(len(guess), share) for _, guess, share in guesses])
         return [(sequence, guess[:length]) for sequence, guess, _ in guesses] if length else []
 

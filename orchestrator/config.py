@@ -66,6 +66,7 @@ class EngineOptions(BaseModel):
     queue_limit: int | None = Field(default=None, ge=1)
     kv_blocks: int | None = Field(default=None, ge=1)
     kv_bytes: int | None = Field(default=None, ge=1)
+    draft_tokens: int | None = Field(default=None, ge=0, le=64, description="most tokens guessed at once; 0: none")
 
 
 class Settings(BaseSettings):

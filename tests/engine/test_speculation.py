@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -102,12 +103,6 @@ def test_dear_tokens_are_not_guessed() -> None:
     assert chosen(1, 1, [1] * 3, cost) == 0
 
 
-def test_constrained_outputs_are_not_drafted(model_dir: Path) -> None:
-    engine = load_engine(EngineConfig(str(model_dir), threads=1, draft_tokens=4), ManualClock())
-    grammar = Grammar(GrammarKind.REGEX, "(ab){30}")
-    assert serve(engine, replace(request("g", [5, 6], 80), grammar=grammar))["g"].text == "ab" * 30
-
-
 # verification
 
 
@@ -201,6 +196,20 @@ def test_outputs_do_not_depend_on_speculation(family_dir: Any, sampling: dict[st
     for one in asked:
         assert serve(engine, one)[one.id].ids == serve(plain, one)[one.id].ids
     assert sum(lengths) > 20
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("source", ["(ab){30}", "(one|two|three){1,20}", r'\{"name": "[a-z]{3}", "age": \d\}'])
+def test_constrained_outputs_are_the_same_and_forced_tokens_are_free(
+    model_dir: Path, source: str, temperature: float
+) -> None:
+    grammar = Grammar(GrammarKind.REGEX, source)
+    asked = replace(request("g", [5, 6], 80, temperature=temperature, seed=3, ignore_eos=False), grammar=grammar)
+    plain = load_engine(EngineConfig(str(model_dir), threads=1), ManualClock())
+    engine, lengths = looping_engine(model_dir, draft_tokens=4)
+    ours, expected = serve(engine, asked)["g"], serve(plain, asked)["g"]
+    assert (ours.ids, ours.text, ours.finish) == (expected.ids, expected.text, expected.finish)
+    assert re.fullmatch(source, ours.text) and sum(lengths) > 0
 
 
 def test_an_output_ends_within_an_accepted_draft(family_dir: Any) -> None:
