@@ -177,8 +177,8 @@ def check_ids(ids: Seq[int], vocab_size: int) -> None:
 
 
 def check_key(key: PriorityKey) -> None:
-    """Raise `InvalidRequest` unless keys can be ordered: a tuple of numbers, none of them NaN."""
-    if not isinstance(key, tuple) or not all(isinstance(part, int | float) and part == part for part in key):
+    """Raise `InvalidRequest` unless keys can be ordered: a tuple of one number or more, none of them NaN."""
+    if not isinstance(key, tuple) or not key or not all(isinstance(part, int | float) and part == part for part in key):
         raise InvalidRequest(f"a priority key must be a tuple of numbers, not {key!r}")
 
 

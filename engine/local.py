@@ -152,7 +152,7 @@ class LocalEngine:
             max_running=config.max_running,
             queue_limit=config.queue_limit,
         )
-        self._expected: dict[str, str] = {}
+        self._expected: dict[str, GenerateRequest] = {}
         self._returning: Counter[str] = Counter()
         self._requests: dict[str, _Request] = {}
         self._calls: dict[str, _Call] = {}
@@ -177,26 +177,27 @@ class LocalEngine:
         try:
             prepared = self.prepare(request)
         except BaseException:
-            self.refuse(request.id)
+            self.refuse(request)
             raise
-        self.accept(prepared)
+        self.accept(request, prepared)
 
     def expect(self, request: GenerateRequest) -> None:
         """`request` will be accepted or refused soon: until then its program's leases do not expire."""
         if request.id in self._requests or request.id in self._expected:
             raise InvalidRequest(f"request id {request.id!r} is in use")
-        self._expected[request.id] = request.program
+        self._expected[request.id] = request
         self._returning[request.program] += 1
 
     def prepare(self, request: GenerateRequest) -> Prepared:
         """The slow part of taking a request; any one thread may do it. Raises the `EngineError` that refuses it."""
         return self._intake.prepare(request)
 
-    def refuse(self, request: str) -> bool:
+    def refuse(self, request: GenerateRequest) -> bool:
         """An expected request will not come; whether it was still expected."""
-        program = self._expected.pop(request, None)
-        if program is None:
+        if self._expected.get(request.id) is not request:
             return False
+        del self._expected[request.id]
+        program = request.program
         self._returning[program] -= 1
         if not self._returning[program]:
             del self._returning[program]
@@ -204,10 +205,10 @@ class LocalEngine:
                 self._cache.leases.settle(program)
         return True
 
-    def accept(self, prepared: Prepared) -> None:
+    def accept(self, expected: GenerateRequest, prepared: Prepared) -> None:
         """Queue an expected request; nothing happens if it was aborted meanwhile. Raises `QueueFull`."""
         asked, prompt = prepared.request, prepared.prompt
-        if asked.id not in self._expected:
+        if self._expected.get(asked.id) is not expected:
             return
         request = _Request(asked, prepared.text, self._clock.now())
         most = min(asked.sampling.max_tokens, self.model.context_tokens - len(prompt))
@@ -233,12 +234,13 @@ class LocalEngine:
             self._queue(first)
             self._requests[asked.id] = request
         finally:
-            self.refuse(asked.id)
+            self.refuse(expected)
 
     def abort(self, request: str) -> None:
         """End a request now; the last chunk of each of its outputs says `ABORTED`."""
-        if self._expected.get(request) is not None:
-            self.refuse(request)
+        expected = self._expected.get(request)
+        if expected is not None:
+            self.refuse(expected)
             usage = Usage(0, 0, 0, 0.0, 0.0, 0.0)
             self._outbox.append((request, TokenChunk("", (), FinishReason.ABORTED, usage)))
         elif request in self._requests:

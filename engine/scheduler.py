@@ -64,6 +64,10 @@ class Step:
         return len(self.decodes) + sum(piece.count for piece in self.pieces)
 
 
+_Entry = tuple[float, PriorityKey, int, Sequence]
+"""A place in the queue; the key's first number stands before it because numbers are compared faster."""
+
+
 def _order(sequence: Sequence) -> tuple[PriorityKey, int]:
     return sequence.order
 
@@ -83,7 +87,9 @@ class Scheduler:
         self.cache = cache
         self._token_budget, self._max_running, self._queue_limit = token_budget, max_running, queue_limit
         self._limit = max_running
-        self._heap: list[tuple[PriorityKey, int, Sequence]] = []
+        self._heap: list[_Entry] = []
+        self._waiting: dict[Sequence, None] = {}
+        self._rekeyed: dict[str, PriorityKey] = {}
         self._unplaced: list[Sequence] = []
         self._running: list[Sequence] = []
         self._paused: list[Sequence] = []
@@ -95,7 +101,7 @@ class Scheduler:
         self._filled: list[Sequence] = []
         """Decoding sequences whose last block is full: each needs one more for its next token."""
         self._drafted: list[Sequence] = []
-        self._live: dict[str, dict[str, Sequence]] = {}
+        self._live: dict[str, list[Sequence]] = {}
         self._queued: Counter[str] = Counter()
         self._rows = list(range(max_running - 1, -1, -1))
         self._arrivals = 0
@@ -104,7 +110,6 @@ class Scheduler:
         self._refused: tuple[tuple[PriorityKey, int], int, int] | None = None
         self.copy_s_per_block = 0.0
         self.prefill_s_per_token = 0.0
-        self.waiting = 0
         self.waiting_tokens = 0
 
     @property
@@ -112,8 +117,12 @@ class Scheduler:
         return self._running
 
     @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
     def has_work(self) -> bool:
-        return bool(self._running) or self.waiting > 0
+        return bool(self._running or self._waiting)
 
     def is_queued(self, program: str) -> bool:
         """Whether a call of `program` waits for admission."""
@@ -123,9 +132,11 @@ class Scheduler:
         """Queue a sequence. Raises `QueueFull`, but not for another output of a request that was accepted."""
         if self.waiting >= self._queue_limit and not forked:
             raise QueueFull(f"{self.waiting} requests wait already, the limit is {self._queue_limit}")
+        if sequence.program in self._rekeyed:
+            self._rekey({sequence.program: self._rekeyed.pop(sequence.program)})
         self._arrivals += 1
         sequence.arrival = self._arrivals
-        self._live.setdefault(sequence.program, {})[sequence.id] = sequence
+        self._live.setdefault(sequence.program, []).append(sequence)
         self._enqueue(sequence)
 
     def end(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -142,7 +153,7 @@ class Scheduler:
         self._leave(sequence)
         sequence.state = State.ENDED
         calls = self._live[sequence.program]
-        del calls[sequence.id]
+        calls.remove(sequence)
         if not calls:
             del self._live[sequence.program]
 
@@ -152,22 +163,7 @@ class Scheduler:
 
     def reprioritize(self, program: str, key: PriorityKey) -> None:
         """Give all sequences of `program` a new key; the next step is ordered by it."""
-        calls = self._live.get(program)
-        if calls is None:
-            return
-        for sequence in calls.values():
-            if sequence.key == key:
-                continue
-            if sequence.state is State.WAITING and not sequence.table:
-                sequence.key = key
-                self._unplaced.append(sequence)
-                continue
-            ordered = self._running if sequence.state is State.RUNNING else self._paused
-            del ordered[self._place(ordered, sequence)]
-            sequence.key = key
-            insort(ordered, sequence, key=_order)
-            if ordered is self._paused:
-                self._unplaced.append(sequence)
+        self._rekeyed[program] = key
 
     def draft(self, sequence: Sequence, tokens: tuple[int, ...]) -> None:
         """Have the next step verify that `tokens` follow a decoding sequence, as far as budget and memory allow."""
@@ -180,6 +176,9 @@ class Scheduler:
         Memory never blocks the first in order: it may evict what is cached, break leases and preempt all others.
         """
         step = Step()
+        if self._rekeyed:
+            rekeyed, self._rekeyed = self._rekeyed, {}
+            self._rekey(rekeyed)
         while len(self._running) > self._limit:
             self._pause(self._running[-1])
         filled, self._filled = self._filled, []
@@ -437,6 +436,11 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, count: int, *, owed: bool = True) -> bool:
         """Up to `count` more blocks for a running sequence, if need be from others. False: none, it must wait."""
+        if count == 1 and (block := self.cache.device.take_one()) is not None:
+            sequence.table.append(block)
+            if owed and sequence.owed:
+                self._owe(sequence, sequence.owed - 1)
+            return True
         taken = self.cache.device.take(count)
         if taken is None:
             self._room(sequence, count)
@@ -569,7 +573,9 @@ class Scheduler:
         if saved is not None:
             sequence.saved = saved
         sequence.preemptions += 1
-        if not paused:
+        if paused:
+            sequence.queued = True
+        else:
             self._enqueue(sequence)
 
     def _save(self, sequence: Sequence) -> Blocks[int] | None:
@@ -621,14 +627,16 @@ class Scheduler:
     def _enqueue(self, sequence: Sequence) -> None:
         sequence.state = State.WAITING
         sequence.hash_blocks()
-        self.waiting += 1
+        self._waiting[sequence] = None
+        sequence.queued = not sequence.table
         self.waiting_tokens += len(sequence.tokens)
         self._queued[sequence.program] += 1
         self._unplaced.append(sequence)
 
     def _dequeued(self, sequence: Sequence, *, settle: bool = True) -> None:
         """A sequence waits no more."""
-        self.waiting -= 1
+        del self._waiting[sequence]
+        sequence.queued = False
         self.waiting_tokens -= len(sequence.tokens)
         self._queued[sequence.program] -= 1
         if settle:
@@ -646,37 +654,66 @@ class Scheduler:
             self._place_all()
         while self._heap and not self._is_current(self._heap[0]):
             heapq.heappop(self._heap)
-        return self._heap[0][2] if self._heap else None
+        return self._heap[0][3] if self._heap else None
 
     def _place_all(self) -> None:
-        """Bring what is new or has a new key into the heap; rebuild it when that is cheaper, or mostly stale."""
+        """Bring those that are new into the heap."""
         waiting = State.WAITING
-        entries = [(s.key, s.arrival, s) for s in self._unplaced if s.state is waiting]
+        entries = [(s.key[0], s.key, s.arrival, s) for s in dict.fromkeys(self._unplaced) if s.state is waiting]
         self._unplaced.clear()
+        self._merge(entries)
+
+    def _rekey(self, keys: dict[str, PriorityKey]) -> None:
+        """Give programs' sequences new keys, all at once."""
+        entries: list[_Entry] = []
+        for program, key in keys.items():
+            for sequence in self._live.get(program, ()):
+                if sequence.queued:
+                    sequence.key = key
+                    entries.append((key[0], key, sequence.arrival, sequence))
+                elif sequence.key != key:
+                    self._reorder(sequence, key)
+        self._merge(entries)
+
+    def _reorder(self, sequence: Sequence, key: PriorityKey) -> None:
+        """A new key for one that runs or is paused."""
+        ordered = self._running if sequence.state is State.RUNNING else self._paused
+        del ordered[self._place(ordered, sequence)]
+        sequence.key = key
+        insort(ordered, sequence, key=_order)
+        if ordered is self._paused:
+            self._unplaced.append(sequence)
+
+    def _merge(self, entries: list[_Entry]) -> None:
+        """Add entries to the heap; rebuild it when that is cheaper, or mostly stale."""
         if 8 * len(entries) < len(self._heap) < 2 * self.waiting + 64:
             for entry in entries:
                 heapq.heappush(self._heap, entry)
         else:
-            entries += [entry for entry in self._heap if entry[2].state is waiting and entry[2].key == entry[0]]
+            if len(entries) < self.waiting:
+                waiting = State.WAITING
+                entries += [e for e in self._heap if e[3].key is e[1] and e[3].state is waiting]
             heapq.heapify(entries)
             self._heap = entries
 
     @staticmethod
-    def _is_current(entry: tuple[PriorityKey, int, Sequence]) -> bool:
-        return entry[2].state is State.WAITING and entry[2].key == entry[0]
+    def _is_current(entry: _Entry) -> bool:
+        return entry[3].key is entry[1] and entry[3].state is State.WAITING
 
     def check(self) -> None:
         """Raise AssertionError unless all invariants hold, those of the cache included."""
         self.cache.check()
         for ordered in (self._running, self._paused):
             assert ordered == sorted(ordered, key=_order), "sequences are out of order"
-        live = [sequence for calls in self._live.values() for sequence in calls.values()]
+        live = [sequence for calls in self._live.values() for sequence in calls]
         waiting = [sequence for sequence in live if sequence.state is State.WAITING]
-        assert len(waiting) == self.waiting == self._queued.total(), "waiting sequences are miscounted"
+        assert set(waiting) == self._waiting.keys(), "a waiting sequence is lost"
+        assert self.waiting == self._queued.total(), "waiting sequences are miscounted"
         assert sum(len(sequence.tokens) for sequence in waiting) == self.waiting_tokens, "waiting tokens are miscounted"
-        placed = {entry[2].id for entry in self._heap if self._is_current(entry)}
+        placed = {entry[3].id for entry in self._heap if self._is_current(entry)}
         assert {s.id for s in waiting} <= placed | {s.id for s in self._unplaced}, "a waiting sequence is not queued"
         assert sorted(s.id for s in live if s.state is State.RUNNING) == sorted(s.id for s in self._running)
+        assert [s.queued for s in waiting] == [not s.table for s in waiting], "who is paused is mixed up"
         assert {s.id for s in waiting if s.table} == {s.id for s in self._paused}, "a paused sequence is lost"
         assert {s.id for s in self._running if not s.decoding} == {s.id for s in self._prefilling}
         rows = [sequence.row for sequence in self._running] + self._rows
@@ -690,6 +727,7 @@ class Scheduler:
             assert all(store.pool.refs(block) == count for block, count in held.items()), "references differ"
             assert store.pool.active == len(held), "a block is active without a sequence"
         for sequence in self._running + self._paused:
+            assert not sequence.queued
             assert sequence.computed <= len(sequence.table) * BLOCK_TOKENS, "a table is too short"
             assert sequence.computed < len(sequence.tokens), "a sequence has nothing left to compute"
             assert not sequence.decoding or sequence.computed == len(sequence.tokens) - 1, "a decode is not at its end"

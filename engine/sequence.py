@@ -42,7 +42,8 @@ class Sequence:
     output length to plan memory with, and `owed` the blocks it will still take by that. `draft`: tokens guessed to
     come next, to be verified in one step; `logprob`: the sum over the output, if the sampler was asked for it, and
     `scores` (logprob, most probable tokens with theirs) of tokens that were not delivered yet.
-    `decoding`: the prompt is done; `stalled`: there is no memory for the next token. `row` is the sequence's place in
+    `decoding`: the prompt is done; `stalled`: there is no memory for the next token;
+    `queued`: it waits and holds nothing on the device. `row` is the sequence's place in
     the runner's batch while it runs, and `synced` how many entries of `table` the runner knows.
     """
 
@@ -79,6 +80,7 @@ class Sequence:
     adapter: Adapter | None = None
     decoding: bool = False
     stalled: bool = False
+    queued: bool = False
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)

@@ -83,12 +83,18 @@ class BlockPool:
             return None
         taken = blocks_of(free[-count:])
         del free[-count:]
-        if count == 1:
-            self._refs[taken[0]] = 1
-        else:
-            self._refs[np.asarray(taken)] = 1
+        self._refs[np.asarray(taken)] = 1
         self.active += count
         return taken
+
+    def take_one(self) -> int | None:
+        """A free block, now active with one reference; None if there is none."""
+        if not self._free:
+            return None
+        block = self._free.pop()
+        self._refs[block] = 1
+        self.active += 1
+        return block
 
     def refer(self, blocks: Blocks[int]) -> None:
         """One more sequence holds `blocks`, which are active, leased or cached."""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import repeat
 
 from engine.clock import Clock
 from engine.config import BLOCK_TOKENS
@@ -33,6 +34,10 @@ class Path:
     serial: int
 
 
+_AHEAD, _MOST_AHEAD = 256, 64
+"""Of the cached blocks, one in so many is evicted ahead of need, but no more than so many at once."""
+
+
 class Store:
     """The blocks of one tier: held by `pool`, found by `index`; the least recently used give way."""
 
@@ -49,12 +54,24 @@ class Store:
         if short > 0:
             if short > self.pool.cached:
                 return None
-            self.unlist(self.pool.evict(short))
+            self._evict(short)
         return self.pool.take(count)
+
+    def take_one(self) -> int | None:
+        """One block to write, free or cached; None if there is none."""
+        if not self.pool.free:
+            if not self.pool.cached:
+                return None
+            self._evict(1)
+        return self.pool.take_one()
+
+    def _evict(self, count: int) -> None:
+        # A few more at once: giving up blocks one by one costs many times as much.
+        self.unlist(self.pool.evict(count + min(self.pool.cached // _AHEAD, _MOST_AHEAD)))
 
     def unlist(self, blocks: list[int]) -> None:
         """Nobody finds `blocks` any more; a bounded number of their digests is remembered as `evicted`."""
-        self.changes.update((EngineEventKind.EVICTED, self.index.program(block)) for block in blocks)
+        self.changes.update(zip(repeat(EngineEventKind.EVICTED), map(self.index.program, blocks)))
         self.evicted.update(dict.fromkeys(self.index.remove(blocks)))
         surplus = len(self.evicted) - 4 * self.pool.total
         if surplus > self.pool.total:
@@ -133,9 +150,13 @@ class BlockCache:
             first += 1
         if first == end:
             return 0
+        parent, evicted = table[first - 1] if first else ROOT, self.device.evicted
+        if end == first + 1 and digests[first] not in evicted:  # what a decoding sequence has filled
+            index.insert_one(table[first], digests[first], parent, program)
+            self.device.changes[EngineEventKind.STORED, program] += 1
+            return 0
         new = digests[first:end]
-        self.device.enlist(table[first:end], new, table[first - 1] if first else ROOT, program)
-        evicted = self.device.evicted
+        self.device.enlist(table[first:end], new, parent, program)
         again = [digest for digest in new if digest in evicted] if evicted else []
         for digest in again:
             del evicted[digest]
@@ -150,7 +171,7 @@ class BlockCache:
         if block in index:
             index.rename(block, digest)
         else:
-            index.insert(blocks_of((block,)), (digest,), parent, program)
+            index.insert_one(block, digest, parent, program)
 
     def release(self, table: Blocks[int]) -> None:
         """A sequence lets go of its chain."""

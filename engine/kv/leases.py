@@ -229,7 +229,10 @@ class LeaseTable:
         while True:
             new = pool.newly_leased(chain)
             room = budget - pool.under_lease
-            if int(np.count_nonzero(new)) <= room or not self._break_below(tier, rank):
+            if int(np.count_nonzero(new)) <= room:
+                pool.lease(chain)
+                return chain
+            if not self._break_below(tier, rank):
                 break
         over = np.flatnonzero(np.cumsum(new) > max(room, 0))
         if len(over):

@@ -122,6 +122,16 @@ class PrefixIndex:
         self._listed[places] = True
         self._serials[places] = self._serial
 
+    def insert_one(self, block: int, digest: Digest, parent: int, program: str) -> None:
+        """List one block under a digest that is not listed yet; `parent` is listed, or `ROOT`."""
+        self._blocks[digest] = block
+        self._digest[block] = digest
+        self._parent[block] = parent
+        self._program[block] = program
+        self._serial += 1
+        self._listed[block] = True
+        self._serials[block] = self._serial
+
     def rename(self, block: int, digest: Digest) -> None:
         """A listed leaf holds more now: list it under `digest`, which is not listed yet."""
         del self._blocks[self._digest[block]]
