@@ -231,7 +231,10 @@ class Desk:
         elif event.kind is EngineEventKind.LEASE_ENDED and event.outcome is not None:
             known = self.chains.get(event.lease or "")
             if known is not None:
-                self._ended(known, Outcome(event.outcome.value))
+                outcome = Outcome(event.outcome.value)
+                if known.lease is not None:
+                    self.release(known, outcome)  # a renewal on its way may have made it anew
+                self._ended(known, outcome)
 
     async def close(self) -> None:
         """Send nothing more."""
