@@ -55,7 +55,7 @@ def main() -> int:
         repeats = 1 if args.quick else args.repeats
         batches = _batches(peers, setup(ROOMY_KV_TOKENS), repeats, args.seed, 16 if args.quick else TOKENS)
         load = QUICK_LOAD if args.quick else Load()
-        programs = _programs(peers, setup(load.kv_tokens), load, args.seed)
+        programs = _programs(peers, setup(load.kv_tokens), load, args.seed + 101)
     figures = _batch_figures(batches) + _program_figures(programs)
     detail = {
         "model": {"parameters": parameters, "dtype": dtype, "threads": args.threads},
@@ -108,10 +108,10 @@ def _programs(peers: list[str], setup: Setup, load: Load, seed: int) -> dict[str
     out: dict[str, Any] = {}
     for name in peers:
         with Child(name, setup) as child:
-            out[name] = child.programs(load, seed + 1, hold=name == "tenuto")
+            out[name] = child.programs(load, seed, hold=name == "tenuto")
         if name == "openvino":
             with Child(name, setup) as child:
-                out["openvino, held outside too"] = child.programs(load, seed + 1, hold=True)
+                out["openvino, held outside too"] = child.programs(load, seed, hold=True)
     return out
 
 

@@ -34,6 +34,11 @@ class Program:
         """Length of its chain at the end, the shared prefix included."""
         return sum(len(turn.adds) + turn.tokens for turn in self.turns)
 
+    @property
+    def mean_tokens(self) -> int:
+        """The mean of its chain's length after the first turn and at the end."""
+        return (len(self.turns[0].adds) + self.turns[0].tokens + self.final_tokens) // 2
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -124,8 +129,9 @@ class Outcome:
 def drive(peer: Peer, programs: list[Program], *, hold_tokens: int = 0, shared: int = 0) -> Outcome:
     """Run all programs, which are here from the start, to their end.
 
-    `hold_tokens`: programs wait outside while the chains of those inside, at their full length, would not fit into so
-    many tokens with one copy of the `shared` prefix. 0: all are let in at once, as their clients would.
+    `hold_tokens`: programs wait outside while the chains of those inside, at their mean length as they are at different
+    points of their way, would not fit into so many tokens with one copy of the `shared` prefix. 0: all are let in at
+    once, as their clients would.
     """
     before = peer.computed_tokens()
     started_s = time.perf_counter()
@@ -134,11 +140,11 @@ def drive(peer: Peer, programs: list[Program], *, hold_tokens: int = 0, shared: 
     tools: list[tuple[float, int, _Run]] = []
     ends: list[float] = []
     while outside or inside:
-        room = hold_tokens - shared - sum(run.program.final_tokens - shared for run in inside.values())
-        while outside and (not hold_tokens or not inside or outside[0].program.final_tokens - shared <= room):
+        room = hold_tokens - shared - sum(run.program.mean_tokens - shared for run in inside.values())
+        while outside and (not hold_tokens or not inside or outside[0].program.mean_tokens - shared <= room):
             run = outside.popleft()
             inside[run.program.name] = run
-            room -= run.program.final_tokens - shared
+            room -= run.program.mean_tokens - shared
             _next_turn(peer, run)
         now_s = time.perf_counter()
         while tools and tools[0][0] <= now_s:
