@@ -302,7 +302,7 @@ class LocalEngine:
         return Estimate(
             cached_tokens=cached,
             prefill_s=(len(prompt_ids) - (device + host) * BLOCK_TOKENS) * rate + host * self._runner.copy_s_per_block,
-            queue_s=self._scheduler.waiting_tokens * rate,
+            queue_s=self._scheduler.queue.tokens * rate,
         )
 
     def drain_events(self) -> list[EngineEvent]:
@@ -551,11 +551,11 @@ class LocalEngine:
 
     def _is_queued(self, program: str) -> bool:
         """Whether a call of `program` waits for admission, or will soon."""
-        return self._returning[program] > 0 or self._scheduler.is_queued(program)
+        return self._returning[program] > 0 or self._scheduler.queue.has(program)
 
     def _learn(self, step: Step, seconds: float) -> None:
         """Keep a running mean of seconds per prompt token, from steps that are mostly prompts."""
-        if not step.pieces:
+        if not step.pieces or any(piece.draft for piece in step.pieces):
             return
         tokens = step.tokens
         if tokens - len(step.decodes) < max(len(step.decodes), BLOCK_TOKENS):
