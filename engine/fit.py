@@ -20,6 +20,8 @@ from engine.protocol import Engine, GenerateRequest, SamplingParams, TokenChunk
 _NAMES = ("call_s", "step_s", "token_s", "pair_s", "read_s", "sequence_s")
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _SWEEPS = 20_000
+_WATCHED = 24
+"""Steps in which a batch is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,14 @@ class Meter:
         counts = (1.0, len(steps), tokens, sum(pairs_of(start, count) for start, count in steps), 0.0, len(steps))
         return Sample(f"prefill {tokens}", counts, arrivals[0] - began)
 
-    async def decode(self, batch: int, context: int, outputs: int) -> Sample:
-        """`batch` sequences that decode together, from when all have begun to when the first ends."""
+    async def decode(self, batch: int, context: int, budget: int) -> Sample:
+        """`batch` sequences that decode together, from when all have begun to when the first ends.
+
+        The first to begin has to go on until the last prompt is done, so outputs are as long as that takes.
+        """
+        steps_each = batch / max(budget - batch, 1)
+        context = max(min(context, int((self._engine.model.context_tokens - _WATCHED - 4) / (1 + steps_each))), 1)
+        outputs = _WATCHED + 2 + int(context * steps_each)
         began = self._clock.now()
         arrivals = await asyncio.gather(*(self._run(context, outputs, began) for _ in range(batch)))
         start_s, end_s = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
@@ -64,7 +72,8 @@ class Meter:
         steps = len(watched) - 1
         if steps < 1:
             raise RuntimeError(f"{batch} sequences of {outputs} tokens never decoded together: raise `outputs`")
-        read = batch * (context + outputs / 2)
+        first = arrivals[0].index(watched[0])
+        read = batch * (context + first + steps / 2)
         counts = (0.0, steps, steps * batch, 0.0, steps * read, steps * batch)
         return Sample(f"decode {batch} x {context}", counts, watched[-1] - watched[0])
 
@@ -86,35 +95,51 @@ class Meter:
 
 
 async def measure(
-    engine: Engine, clock: Clock, *, budget: int, repeats: int = 5, done: Callable[[str], None] = lambda what: None
+    engine: Engine,
+    clock: Clock,
+    *,
+    budget: int,
+    rounds: int = 5,
+    seed: int = 0,
+    done: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
-    """Samples of prompts of many lengths and of batches over short and long contexts, the median of `repeats` each."""
-    meter = Meter(engine, clock)
-    room = engine.model.context_tokens
-    outputs = min(24, room // 4)
-    longest = room - outputs - 1
+    """Samples of prompts of many lengths and of batches over short and long contexts, `rounds` of each.
+
+    Each round measures everything once, so that a machine that is slow for a while is slow for all of it. `done` is
+    told of each round.
+    """
+    meter = Meter(engine, clock, seed)
+    longest = engine.model.context_tokens - 2
     lengths = sorted(
         {min(max(round(longest * share), 8), longest) for share in (0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)}
     )
     limit = engine.capabilities.max_running or max(_BATCHES)
-    fitting = (engine.capabilities.kv_tokens or longest * max(_BATCHES)) // (longest + outputs)
+    fitting = (engine.capabilities.kv_tokens or longest * max(_BATCHES)) // longest
     samples: list[Sample] = []
     await meter.prefill(lengths[0], budget)  # warm up
-    for length in lengths:
-        samples.append(_median([await meter.prefill(length, budget) for _ in range(repeats)]))
-        done(samples[-1].what)
-    for batch in _BATCHES:
-        for context in (lengths[0], lengths[len(lengths) // 2], longest):
-            if batch <= limit and (batch <= fitting or context < longest):
-                samples.append(_median([await meter.decode(batch, context, outputs) for _ in range(repeats)]))
-                done(samples[-1].what)
+    for _ in range(rounds):
+        samples += [await meter.prefill(length, budget) for length in lengths]
+        for batch in _BATCHES:
+            for context in (lengths[0], lengths[len(lengths) // 2], longest):
+                if batch <= limit and (batch <= fitting or context < longest):
+                    samples.append(await meter.decode(batch, context, budget))
+        done()
     return samples
 
 
-def _median(samples: Sequence[Sample]) -> Sample:
-    """The middle one by seconds for each step."""
-    ordered = sorted(samples, key=lambda sample: sample.seconds / sample.counts[1])
-    return ordered[len(ordered) // 2]
+def _together(samples: Sequence[Sample]) -> list[Sample]:
+    """The mean of all samples of one thing."""
+    of: dict[str, list[Sample]] = {}
+    for sample in samples:
+        of.setdefault(sample.what, []).append(sample)
+    return [
+        Sample(
+            what,
+            tuple(sum(sample.counts[column] for sample in group) / len(group) for column in range(len(_NAMES))),
+            sum(sample.seconds for sample in group) / len(group),
+        )
+        for what, group in of.items()
+    ]
 
 
 def fit(samples: Sequence[Sample], engine: Engine, *, name: str, budget: int, max_running: int) -> Fit:
@@ -122,6 +147,7 @@ def fit(samples: Sequence[Sample], engine: Engine, *, name: str, budget: int, ma
 
     Of the bound by weights (`weights_s`) only what the samples show is fitted: a floor under `token_s * tokens`.
     """
+    samples = _together(samples)
     counts = np.array([sample.counts for sample in samples])
     seconds = np.array([sample.seconds for sample in samples])
     found: tuple[float, float, NDArray[np.float64]] | None = None

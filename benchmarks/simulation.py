@@ -1,0 +1,229 @@
+"""Is the simulator true, and is it fast? Programs on the real CPU engine beside the same ones on its fitted model.
+
+`figures` gives `sim_vs_real_*` and `sim_seconds_per_second_8_engines`, which belong to `benchmarks.scheduling`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Any
+
+from benchmarks.common import Figure, conditions, finish, parser, percentile
+from engine.client import EngineProcess
+from engine.clock import SystemClock
+from engine.config import EngineConfig
+from engine.fit import Fit, fit, measure
+from orchestrator.clock import LoopClock
+from orchestrator.engines import EnginePool
+from orchestrator.engines.local import model_directory
+from orchestrator.journal import SqliteJournal
+from orchestrator.limits import Limits
+from orchestrator.retention import make_rule
+from orchestrator.runtime import Runtime
+from orchestrator.scheduling import make_policy
+from orchestrator.simulation import TraceProgram, read, simulate
+from orchestrator.simulation.client import Clients, Tools
+from orchestrator.simulation.importers import load_traces
+from orchestrator.simulation.synthetic import agents
+from orchestrator.simulation.trace import LLMNode
+from orchestrator.simulation.workload import Library, is_private, tool_names, wire_name
+from orchestrator.tools import WorkerPool
+from tenuto.wire import LLMCall, Message, Sampling, TextPart, Timeline, VariablePart
+
+_BUDGET, _RUNNING = 256, 16
+_WORDS = ("city", "name", "select", "population", "from", "country", "where", "order", "river", "area", "count", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Completion times of the same programs, on the real engine and on the simulated one."""
+
+    real_s: tuple[float, ...]
+    simulated_s: tuple[float, ...]
+    fit: Fit
+
+    @property
+    def mean_error(self) -> float:
+        real = sum(self.real_s)
+        return abs(sum(self.simulated_s) - real) / real
+
+    @property
+    def p95_error(self) -> float:
+        real = percentile(self.real_s, 0.95)
+        return abs(percentile(self.simulated_s, 0.95) - real) / real
+
+
+class _Spelled(Library):
+    """Blueprints whose prompts are words that a real engine can read, about one token a word."""
+
+    def _llm(
+        self,
+        node: LLMNode,
+        name: str,
+        after: tuple[str, ...],
+        key: str,
+        origin: str,
+        outputs: dict[str, str],
+        model: str | None,
+    ) -> LLMCall:
+        parts: list[TextPart | VariablePart] = []
+        system: tuple[Message, ...] = ()
+        for piece in node.prompt:
+            call = piece.stream.removeprefix(f"{origin}/").removesuffix(".out")
+            if piece.stream == f"{origin}/{call}.out":
+                parts.append(VariablePart(variable=f"_{call}"))
+                continue
+            rng = Random(f"{piece.stream} {piece.start}")
+            text = TextPart(text=" ".join(rng.choice(_WORDS) for _ in range(piece.end - piece.start)) + " ")
+            if is_private(piece.stream, origin):
+                parts.append(text)
+            else:
+                system = (Message(role="system", parts=(text,)),)
+        return LLMCall(
+            id=name,
+            messages=(*system, Message(role="user", parts=tuple(parts))),
+            after=after,
+            stage=wire_name(node.stage),
+            sampling=Sampling(max_tokens=node.output),
+        )
+
+
+async def _replay(programs: Sequence[TraceProgram], engine: EngineProcess, journal: Path) -> dict[str, float]:
+    """Run the programs on a real engine, in real time; seconds of each from its arrival to its last call's end."""
+    seconds: dict[str, float] = {}
+    clock, limits, rng, library = LoopClock(), Limits(), Random(0), _Spelled()
+
+    def ended(program: TraceProgram, timeline: Timeline, lasted_s: float) -> None:
+        seconds[timeline.program] = lasted_s
+
+    workers = WorkerPool(limits=limits, rng=rng)
+    runtime = Runtime(
+        clock=clock,
+        engines=EnginePool([engine]),
+        workers=workers,
+        journal=SqliteJournal(journal, clock=clock),
+        policy=make_policy("fcfs"),
+        limits=limits,
+        rng=rng,
+        retention=make_rule("lru"),
+    )
+    await runtime.start()
+    tools = Tools(workers, library, lambda key, lasts_s: lasts_s)
+    tools.serve("default", tool_names(programs))
+    await asyncio.sleep(0)
+    clients = Clients(
+        runtime,
+        library,
+        wait_cap_s=120.0,
+        ended=ended,
+        progress=lambda *_: None,
+        model_of=lambda program: None,
+    )
+    start_s = asyncio.get_running_loop().time()
+    shifted = [_at(program, start_s + program.arrival) for program in programs]
+    await asyncio.gather(*(clients.run(program) for program in shifted))
+    await tools.close()
+    await runtime.close()
+    return seconds
+
+
+def _at(program: TraceProgram, arrival: float) -> TraceProgram:
+    return replace(program, arrival=arrival)
+
+
+async def _measure(programs: Sequence[TraceProgram], journal: Path, rounds: int) -> tuple[Fit, dict[str, float]]:
+    """Fit the engine before and after the programs run on it: a machine's speed drifts."""
+    directory = model_directory("bundled")
+    assert directory is not None
+    config = EngineConfig(str(directory), token_budget=_BUDGET, max_running=_RUNNING, threads=1)
+    async with await EngineProcess.start(config) as engine:
+        samples = await measure(engine, SystemClock(), budget=_BUDGET, rounds=rounds, seed=1)
+        seconds = await _replay(programs, engine, journal)
+        samples += await measure(engine, SystemClock(), budget=_BUDGET, rounds=rounds, seed=2)
+        return fit(samples, engine, name="cpu", budget=_BUDGET, max_running=_RUNNING), seconds
+
+
+def validate(seed: int = 0, *, quick: bool = False) -> Validation:
+    """Fit the bundled model's engine, run agents on it, and simulate what its journal tells of them."""
+    programs = agents(
+        16 if quick else 40,
+        seed=seed,
+        turns=(2, 5),
+        system=60,
+        grows_by=(10, 30),
+        outputs=(10, 30),
+        pause_s=0.1,
+        gap_s=0.08,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder) / "journal.db"
+        fitted, real = asyncio.run(_measure(programs, journal, 1 if quick else 6))
+        trace = load_traces([journal], "journal")
+    report = simulate(trace, engine=fitted.profile, drawn=False)
+    pairs = [(real[program.program], program.seconds) for program in report.programs]
+    return Validation(tuple(a for a, _ in pairs), tuple(b for _, b in pairs), fitted)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Virtual seconds of eight engines at work, and the real ones that they took."""
+
+    virtual_s: float
+    real_s: float
+    calls: int
+
+    @property
+    def ratio(self) -> float:
+        return self.virtual_s / self.real_s
+
+
+def speed(seed: int = 0, *, quick: bool = False, trace: Sequence[TraceProgram] | None = None) -> Speed:
+    """Eight h200-8b engines under agents (or a trace's programs) at load 2 of their memory together."""
+    given = trace if trace is not None else agents(150 if quick else 600, seed=seed)
+    run = partial(simulate, given, engine="h200-8b", replicas=8, seed=seed)
+    scale = run(load=2.0).scale
+    start = perf_counter()
+    report = run(scale=scale)
+    return Speed(report.makespan_s, perf_counter() - start, sum(len(program.calls) for program in report.programs))
+
+
+def figures(
+    seed: int = 0, *, quick: bool = False, trace: Sequence[TraceProgram] | None = None
+) -> tuple[list[Figure], Any]:
+    """The three figures, and what is behind them."""
+    fast, true = speed(seed, quick=quick, trace=trace), validate(seed, quick=quick)
+    found = [
+        Figure("sim_vs_real_mean_error", true.mean_error, "<=", 0.10),
+        Figure("sim_vs_real_p95_error", true.p95_error, "<=", 0.10),
+        Figure("sim_seconds_per_second_8_engines", fast.ratio, ">=", 100.0),
+    ]
+    detail = {
+        "real_s": true.real_s,
+        "simulated_s": true.simulated_s,
+        "fit_error": true.fit.error,
+        "profile": asdict(true.fit.profile),
+        "samples": [asdict(sample) for sample in true.fit.samples],
+        "speed": {"virtual_s": fast.virtual_s, "real_s": fast.real_s, "calls": fast.calls},
+    }
+    return found, detail
+
+
+def main() -> None:
+    arguments = parser("simulation", __doc__ or "")
+    arguments.add_argument("--trace", type=Path, help="measure the speed on this trace instead of made-up agents")
+    args = arguments.parse_args()
+    at_start = conditions(args.seed, args.quick, [args.trace] if args.trace else [])
+    trace = read([args.trace]) if args.trace else None
+    found, detail = figures(args.seed, quick=args.quick, trace=trace)
+    finish("simulation", found, args=args, at_start=at_start, detail=detail)
+
+
+if __name__ == "__main__":
+    main()
