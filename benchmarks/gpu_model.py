@@ -83,8 +83,8 @@ def dry(spec: ModelSpec) -> ModelSpec:
 
 DRY = replace(
     FULL, device="cpu", dtype=torch.float32, large=dry(LLAMA_8B), small=dry(QWEN3_06B), copy_bytes=1 << 16, repeats=1,
-    kernel_batch=2, kernel_tokens=70, siblings=4, shared_tokens=512, own_tokens=4, kv_layers=1, stream_tokens=3,
-    decoders=2, decode_tokens=4, prompt_tokens=40, prompts=1, chunk=16, resume_tokens=33, requests=2, least_tokens=2,
+    kernel_batch=2, kernel_tokens=70, siblings=4, shared_tokens=64, own_tokens=4, kv_layers=1, stream_tokens=2,
+    decoders=2, decode_tokens=3, prompt_tokens=20, prompts=1, chunk=16, resume_tokens=33, requests=2, least_tokens=2,
     most_tokens=4, large_blocks=40, host_blocks=8, small_blocks=16,
 )  # fmt: skip
 

@@ -37,5 +37,5 @@ def next_power_of_2(number: int) -> int:
 
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
-    """Streaming multiprocessors of a CUDA device; 4 where there are none, so that small work is still cut."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+    """Streaming multiprocessors of a CUDA device; 1 where there are none."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

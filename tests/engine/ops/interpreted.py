@@ -79,7 +79,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_batch, "SHARED", Tiling(16, 32, 4, 2))
     monkeypatch.setattr(device_batch, "EXTEND_SMALL", Tiling(16, 16, 4, 2))
     monkeypatch.setattr(device_batch, "_LEAST_SHARED_BLOCKS", 1)
-    monkeypatch.setattr(device_batch, "UNITS_PER_SM", 2)
+    monkeypatch.setattr(device_batch, "UNITS_PER_SM", 8)
 
 
 def check(out: Tensor, expected: Tensor) -> None:
