@@ -101,8 +101,15 @@ def reference(directory: Path) -> Any:
 
 def reference_greedy(network: Any, prompt: list[int], count: int) -> list[int]:
     """What transformers generates greedily, end tokens ignored."""
+    ids = torch.tensor([prompt])
+    # Without a mask `generate` would take ids that equal the padding's, which may well stand in a prompt, for padding.
     ids = network.generate(
-        torch.tensor([prompt]), max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     out: list[int] = ids[0, len(prompt) :].tolist()
     return out
