@@ -41,6 +41,10 @@ class Parking(Protocol):
         """Tokens that fit in the host tier beside what is kept there."""
         ...
 
+    def pressure(self, waiting: int, running: int) -> None:
+        """So many calls wait at the gate, beside those inside: what is kept costs them time."""
+        ...
+
 
 Overdue = Callable[[PriorityKey, PriorityKey], bool]
 
@@ -60,6 +64,9 @@ class NoParking:
 
     def host_room(self) -> int:
         return 0
+
+    def pressure(self, waiting: int, running: int) -> None:
+        return
 
 
 @dataclass(slots=True, order=True)
@@ -215,6 +222,8 @@ class Gate:
                     break
         finally:
             self._letting_go = False
+        if self.hold.capacity:
+            self._parking.pressure(self.held, self._calls)
 
     def _begin(self, held: _Held, queue: _Queue) -> None:
         queue.remove(held)

@@ -28,3 +28,7 @@ class KeptChains:
         """Tokens of the host tier that are under no lease."""
         size = self._engine.capabilities.host_kv_tokens
         return size - self._retention.leased_tokens(self._engine, Tier.HOST) if size else 0
+
+    def pressure(self, waiting: int, running: int) -> None:
+        """Let memory's price know who waits for it."""
+        self._retention.pressure(self._engine, waiting, running)
