@@ -10,7 +10,6 @@ What costs by the step costs by what changed in it: sequences that merely decode
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left, insort
 from collections import Counter, deque
 from collections.abc import Sequence as Seq
@@ -23,6 +22,7 @@ from engine.kv.cache import BlockCache, CopyKind
 from engine.kv.prefix import ROOT, Digest
 from engine.protocol import PriorityKey, QueueFull
 from engine.sequence import Sequence, State, blocks_for
+from engine.waiting import WaitingQueue
 
 Result = int | tuple[int, ...] | Exception
 """What a sampled sequence gets from a step: a token, several accepted ones, or the error that ends it."""
@@ -64,10 +64,6 @@ class Step:
         return len(self.decodes) + sum(piece.count for piece in self.pieces)
 
 
-_Entry = tuple[float, PriorityKey, int, Sequence]
-"""A place in the queue; the key's first number stands before it because numbers are compared faster."""
-
-
 def _order(sequence: Sequence) -> tuple[PriorityKey, int]:
     return sequence.order
 
@@ -75,9 +71,8 @@ def _order(sequence: Sequence) -> tuple[PriorityKey, int]:
 class Scheduler:
     """Queues, running sequences and their blocks.
 
-    Waiting sequences are in a heap whose entries go stale when a key changes; what is new or has a new key is placed
-    when the head is next asked for, all at once. Running ones are in a list sorted by order, and so are the paused:
-    those that wait with their KV on the device. Whoever needs memory takes it from the paused, then from those behind
+    Running sequences are in a list sorted by order, and so are the paused: those that wait with their KV on the device.
+    Whoever needs memory takes it from the paused, then from those behind
     it; what they held goes to the host, or is computed again where that is cheaper.
     Invariant, `check()`: all lists agree with the sequences' states, every table covers what is computed, rows are
     unique, and the cache's references are exactly the tables'.
@@ -87,10 +82,7 @@ class Scheduler:
         self.cache = cache
         self._token_budget, self._max_running, self._queue_limit = token_budget, max_running, queue_limit
         self._limit = max_running
-        self._heap: list[_Entry] = []
-        self._waiting: dict[Sequence, None] = {}
-        self._rekeyed: dict[str, PriorityKey] = {}
-        self._unplaced: list[Sequence] = []
+        self.queue = WaitingQueue()
         self._running: list[Sequence] = []
         self._paused: list[Sequence] = []
         self._prefilling: dict[Sequence, None] = {}
@@ -102,7 +94,6 @@ class Scheduler:
         """Decoding sequences whose last block is full: each needs one more for its next token."""
         self._drafted: list[Sequence] = []
         self._live: dict[str, list[Sequence]] = {}
-        self._queued: Counter[str] = Counter()
         self._rows = list(range(max_running - 1, -1, -1))
         self._arrivals = 0
         self._owed = 0
@@ -110,30 +101,19 @@ class Scheduler:
         self._refused: tuple[tuple[PriorityKey, int], int, int] | None = None
         self.copy_s_per_block = 0.0
         self.prefill_s_per_token = 0.0
-        self.waiting_tokens = 0
 
     @property
     def running(self) -> Seq[Sequence]:
         return self._running
 
     @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
-
-    def is_queued(self, program: str) -> bool:
-        """Whether a call of `program` waits for admission."""
-        return self._queued[program] > 0
+        return bool(self._running) or len(self.queue) > 0
 
     def add(self, sequence: Sequence, *, forked: bool = False) -> None:
         """Queue a sequence. Raises `QueueFull`, but not for another output of a request that was accepted."""
-        if self.waiting >= self._queue_limit and not forked:
-            raise QueueFull(f"{self.waiting} requests wait already, the limit is {self._queue_limit}")
-        if sequence.program in self._rekeyed:
-            self._rekey({sequence.program: self._rekeyed.pop(sequence.program)})
+        if len(self.queue) >= self._queue_limit and not forked:
+            raise QueueFull(f"{len(self.queue)} requests wait already, the limit is {self._queue_limit}")
         self._arrivals += 1
         sequence.arrival = self._arrivals
         self._live.setdefault(sequence.program, []).append(sequence)
@@ -150,6 +130,7 @@ class Scheduler:
             self.publish_tail(sequence)
         if sequence.state is State.WAITING:
             self._dequeued(sequence)
+            self._settle(sequence.program)
         self._leave(sequence)
         sequence.state = State.ENDED
         calls = self._live[sequence.program]
@@ -163,7 +144,17 @@ class Scheduler:
 
     def reprioritize(self, program: str, key: PriorityKey) -> None:
         """Give all sequences of `program` a new key; the next step is ordered by it."""
-        self._rekeyed[program] = key
+        for sequence in self._live.get(program, ()):
+            if sequence.queued:
+                sequence.key = key
+                self.queue.moved(sequence)
+            elif sequence.key != key:
+                ordered = self._running if sequence.state is State.RUNNING else self._paused
+                del ordered[self._place(ordered, sequence)]
+                sequence.key = key
+                insort(ordered, sequence, key=_order)
+                if ordered is self._paused:
+                    self.queue.moved(sequence)
 
     def draft(self, sequence: Sequence, tokens: tuple[int, ...]) -> None:
         """Have the next step verify that `tokens` follow a decoding sequence, as far as budget and memory allow."""
@@ -176,9 +167,6 @@ class Scheduler:
         Memory never blocks the first in order: it may evict what is cached, break leases and preempt all others.
         """
         step = Step()
-        if self._rekeyed:
-            rekeyed, self._rekeyed = self._rekeyed, {}
-            self._rekey(rekeyed)
         while len(self._running) > self._limit:
             self._pause(self._running[-1])
         filled, self._filled = self._filled, []
@@ -186,7 +174,7 @@ class Scheduler:
             if sequence.decoding and len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
                 self._go_on(sequence)
         budget = self._token_budget - len(self._current())
-        if self._prefilling or self.waiting:
+        if self._prefilling or len(self.queue):
             budget = self._prefill(step, budget)
         step.decodes = self._current()
         if self._drafted:
@@ -235,7 +223,7 @@ class Scheduler:
         """
         if step.pieces or self._prefilling or self._drafted or not step.decodes:
             return 1
-        if self.waiting and self._refused is None and len(self._running) < self._limit:
+        if len(self.queue) and self._refused is None and len(self._running) < self._limit:
             return 1
         free = self.cache.device.pool.available
         low, high = 1, max(at_most, 1)
@@ -267,9 +255,9 @@ class Scheduler:
     def _prefill(self, step: Step, budget: int) -> int:
         """Fill `budget` with pieces of prompts; the queue's head joins when its turn comes. What is left of it."""
         unfinished, served = deque(sorted(self._prefilling, key=_order)), set()
-        admitting = self.waiting > 0
+        admitting = len(self.queue) > 0
         while budget > 0:
-            head = self._head() if admitting else None
+            head = self.queue.head() if admitting else None
             if head is not None and not (unfinished and unfinished[0].order < head.order):
                 admitting = self._admit(head)
                 if not admitting:
@@ -322,8 +310,7 @@ class Scheduler:
             return False
         if full:
             self._pause(self._running[-1])
-        heapq.heappop(self._heap)
-        self._dequeued(sequence, settle=False)
+        self._dequeued(sequence)
         paused = bool(sequence.table)
         if paused:
             del self._paused[self._place(self._paused, sequence)]
@@ -627,78 +614,18 @@ class Scheduler:
     def _enqueue(self, sequence: Sequence) -> None:
         sequence.state = State.WAITING
         sequence.hash_blocks()
-        self._waiting[sequence] = None
         sequence.queued = not sequence.table
-        self.waiting_tokens += len(sequence.tokens)
-        self._queued[sequence.program] += 1
-        self._unplaced.append(sequence)
+        self.queue.add(sequence)
 
-    def _dequeued(self, sequence: Sequence, *, settle: bool = True) -> None:
+    def _dequeued(self, sequence: Sequence) -> None:
         """A sequence waits no more."""
-        del self._waiting[sequence]
+        self.queue.remove(sequence)
         sequence.queued = False
-        self.waiting_tokens -= len(sequence.tokens)
-        self._queued[sequence.program] -= 1
-        if settle:
-            self._settle(sequence.program)
 
     def _settle(self, program: str) -> None:
         """Leases that only a program's queued calls kept end with the last of them."""
-        if not self._queued[program]:
-            del self._queued[program]
+        if not self.queue.has(program):
             self.cache.leases.settle(program)
-
-    def _head(self) -> Sequence | None:
-        """The first in order of those that wait."""
-        if self._unplaced:
-            self._place_all()
-        while self._heap and not self._is_current(self._heap[0]):
-            heapq.heappop(self._heap)
-        return self._heap[0][3] if self._heap else None
-
-    def _place_all(self) -> None:
-        """Bring those that are new into the heap."""
-        waiting = State.WAITING
-        entries = [(s.key[0], s.key, s.arrival, s) for s in dict.fromkeys(self._unplaced) if s.state is waiting]
-        self._unplaced.clear()
-        self._merge(entries)
-
-    def _rekey(self, keys: dict[str, PriorityKey]) -> None:
-        """Give programs' sequences new keys, all at once."""
-        entries: list[_Entry] = []
-        for program, key in keys.items():
-            for sequence in self._live.get(program, ()):
-                if sequence.queued:
-                    sequence.key = key
-                    entries.append((key[0], key, sequence.arrival, sequence))
-                elif sequence.key != key:
-                    self._reorder(sequence, key)
-        self._merge(entries)
-
-    def _reorder(self, sequence: Sequence, key: PriorityKey) -> None:
-        """A new key for one that runs or is paused."""
-        ordered = self._running if sequence.state is State.RUNNING else self._paused
-        del ordered[self._place(ordered, sequence)]
-        sequence.key = key
-        insort(ordered, sequence, key=_order)
-        if ordered is self._paused:
-            self._unplaced.append(sequence)
-
-    def _merge(self, entries: list[_Entry]) -> None:
-        """Add entries to the heap; rebuild it when that is cheaper, or mostly stale."""
-        if 8 * len(entries) < len(self._heap) < 2 * self.waiting + 64:
-            for entry in entries:
-                heapq.heappush(self._heap, entry)
-        else:
-            if len(entries) < self.waiting:
-                waiting = State.WAITING
-                entries += [e for e in self._heap if e[3].key is e[1] and e[3].state is waiting]
-            heapq.heapify(entries)
-            self._heap = entries
-
-    @staticmethod
-    def _is_current(entry: _Entry) -> bool:
-        return entry[3].key is entry[1] and entry[3].state is State.WAITING
 
     def check(self) -> None:
         """Raise AssertionError unless all invariants hold, those of the cache included."""
@@ -707,11 +634,8 @@ class Scheduler:
             assert ordered == sorted(ordered, key=_order), "sequences are out of order"
         live = [sequence for calls in self._live.values() for sequence in calls]
         waiting = [sequence for sequence in live if sequence.state is State.WAITING]
-        assert set(waiting) == self._waiting.keys(), "a waiting sequence is lost"
-        assert self.waiting == self._queued.total(), "waiting sequences are miscounted"
-        assert sum(len(sequence.tokens) for sequence in waiting) == self.waiting_tokens, "waiting tokens are miscounted"
-        placed = {entry[3].id for entry in self._heap if self._is_current(entry)}
-        assert {s.id for s in waiting} <= placed | {s.id for s in self._unplaced}, "a waiting sequence is not queued"
+        assert len(waiting) == len(self.queue) and all(s in self.queue for s in waiting), "a waiting sequence is lost"
+        self.queue.check()
         assert sorted(s.id for s in live if s.state is State.RUNNING) == sorted(s.id for s in self._running)
         assert [s.queued for s in waiting] == [not s.table for s in waiting], "who is paused is mixed up"
         assert {s.id for s in waiting if s.table} == {s.id for s in self._paused}, "a paused sequence is lost"

@@ -43,7 +43,8 @@ class Sequence:
     come next, to be verified in one step; `logprob`: the sum over the output, if the sampler was asked for it, and
     `scores` (logprob, most probable tokens with theirs) of tokens that were not delivered yet.
     `decoding`: the prompt is done; `stalled`: there is no memory for the next token;
-    `queued`: it waits and holds nothing on the device. `row` is the sequence's place in
+    `queued`: it waits and holds nothing on the device, `entry` is
+    its place in the queue. `row` is the sequence's place in
     the runner's batch while it runs, and `synced` how many entries of `table` the runner knows.
     """
 
@@ -81,6 +82,7 @@ class Sequence:
     decoding: bool = False
     stalled: bool = False
     queued: bool = False
+    entry: list[Any] | None = None
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)

@@ -112,10 +112,10 @@ def test_a_key_that_changes_back_and_forth_counts_once() -> None:
         it.reprioritize("a", (key,))
         it.check()
         it.schedule()
-    assert len(it._heap) + len(it._unplaced) < 100, "stale entries pile up"
+    assert len(it.queue._heap) + len(it.queue._unplaced) < 100, "stale entries pile up"
     it.end(first)
     assert summary(run(it)[0])[1] == [("a", 0, 5)]
-    assert it.waiting == 1
+    assert len(it.queue) == 1
 
 
 def test_siblings_in_one_step_share_what_is_being_computed() -> None:
@@ -242,5 +242,5 @@ def test_ending_is_idempotent_and_gives_everything_back() -> None:
     for one in (a, a, b, b):
         it.end(one)
         it.check()
-    assert not it.has_work and it.waiting_tokens == 0
+    assert not it.has_work and it.queue.tokens == 0
     assert it.cache.device.pool.active == 0 and it.cache.device.pool.cached == 3, "the partial block is kept, too"
