@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from jsonschema_rs import Draft202012Validator
+
 from dag.diagnostics import listing
 from dag.reads import Steps
 from dag.schema import (
@@ -50,6 +52,7 @@ class ToolCheck:
     def __init__(self, tool: ToolSpec, node_of: Callable[[str], Node | None], memo: Memo) -> None:
         self._tool, self._node_of, self._memo = tool, node_of, memo
         self._parameters = Node(tool.parameters, tool.parameters)
+        self._validators: dict[int, Draft202012Validator] = {}  # by the schema's identity: the tool keeps it alive
         self._returns = Node(tool.returns, tool.returns)
         self._required = required_keys(self._parameters)
         self._names = known_keys(self._parameters)
@@ -121,12 +124,19 @@ class ToolCheck:
 
     def _constant(self, expr: Constant, wanted: Node, where: Steps) -> Iterator[tuple[Steps, str]]:
         try:
-            checker = validator(standalone(wanted))
+            checker = self._validator(wanted)
             errors = [] if checker.is_valid(expr.value) else list(checker.iter_errors(expr.value))
         except ValueError:
             return  # a reference that we do not carry along, or no JSON at all: the worker's own check will tell
         for error in errors:
             yield (*where, "value", *error.instance_path), error.message
+
+    def _validator(self, wanted: Node) -> Draft202012Validator:
+        """The compiled schema of a place; places are asked for call after call."""
+        known = self._validators.get(id(wanted.schema))
+        if known is None:
+            known = self._validators[id(wanted.schema)] = validator(standalone(wanted))
+        return known
 
     def _reference(self, expr: Reference, wanted: Node, where: Steps) -> Iterator[tuple[Steps, str]]:
         declared = self._node_of(expr.variable)

@@ -75,17 +75,8 @@ class Execution:
         """All attempts of a function call, within the total that its tool allows."""
         spec = self._services.tools.spec(program.tenant, program.toolset, call.tool)
         total_s = spec.total_timeout_s if spec is not None else None
-        if total_s is None:
-            await self._attempts(program, run, self._function(program, run, call))
-            return
-        try:
-            async with asyncio.timeout(total_s) as timer:
-                await self._attempts(program, run, self._function(program, run, call))
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            message = f"tool {call.tool!r} did not end within {total_s:g} s in all, over {run.runs} attempts"
-            self._fail(program, run, CallFailure(FailureType.TIMEOUT, message).error(call.id, run.runs))
+        deadline_s = None if total_s is None else self._services.clock.now() + total_s
+        await self._attempts(program, run, lambda: self._call_tool(program, run, call, deadline_s), deadline_s)
 
     async def _intend(self, program: Program, run: CallRun) -> None:
         """Before an effect: everything that it depends on is durable, and so is the intent itself."""
@@ -93,8 +84,10 @@ class Execution:
             run.intended = True
             await program.host.record(Intent(program.id, run.call.id)).committed()
 
-    async def _attempts(self, program: Program, run: CallRun, attempt: Attempt) -> None:
-        """Attempts until one succeeds or none is left."""
+    async def _attempts(
+        self, program: Program, run: CallRun, attempt: Attempt, deadline_s: float | None = None
+    ) -> None:
+        """Attempts until one succeeds or none is left, or the next would come after the deadline."""
         limits = self._services.limits
         while True:
             run.runs += 1
@@ -112,9 +105,13 @@ class Execution:
                 else:
                     self._fail(program, run, error)
                     return
-                program.retry(run, error)
                 # Jitter down only: what was promised as the longest wait is the longest.
-                await self._services.clock.sleep(wait_s * self._services.rng.uniform(0.5, 1.0))
+                wait_s *= self._services.rng.uniform(0.5, 1.0)
+                if deadline_s is not None and self._services.clock.now() + wait_s >= deadline_s:
+                    self._fail(program, run, error)
+                    return
+                program.retry(run, error)
+                await self._services.clock.sleep(wait_s)
                 run.span("pause", run.waiting_since_s, program.now())
                 run.waiting_since_s = program.now()
             else:
@@ -153,10 +150,9 @@ class Execution:
     def _generation(self, program: Program, run: CallRun, call: LLMCall) -> Attempt:
         return lambda: Answered(self._services, program, run, call).generate()
 
-    def _function(self, program: Program, run: CallRun, call: FunctionCall) -> Attempt:
-        return lambda: self._call_tool(program, run, call)
-
-    async def _call_tool(self, program: Program, run: CallRun, call: FunctionCall) -> tuple[JsonValue, bytes]:
+    async def _call_tool(
+        self, program: Program, run: CallRun, call: FunctionCall, deadline_s: float | None
+    ) -> tuple[JsonValue, bytes]:
         """One attempt of a function call: arguments out, result in. Cancelling takes the task back."""
         services = self._services
         try:
@@ -178,6 +174,7 @@ class Execution:
             timeout_s=call.timeout_s,
             traceparent=trace.traceparent,
             key=key,
+            deadline_s=deadline_s,
         )
         error_type: str | None = "cancelled"
         result: JsonValue = None

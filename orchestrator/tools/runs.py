@@ -19,9 +19,10 @@ from tenuto.wire import ToolSpec
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
-    """One attempt of a function call. `timeout_s` runs from the moment the tool is started; None: the tool's own.
+    """One attempt of a function call. `timeout_s` runs from the tool's start; None: the tool's own.
 
-    `key` orders the calls that wait for room, smaller first; it is the policy's.
+    `deadline_s`: when, on the clock, all attempts and the waits between them must be over. `key` orders the calls that
+    wait for room, smaller first; it is the policy's.
     """
 
     program: str
@@ -34,6 +35,7 @@ class ToolRun:
     timeout_s: float | None = None
     traceparent: str | None = None
     key: tuple[float, ...] = ()
+    deadline_s: float | None = None
 
     @property
     def idempotency_key(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from pydantic import JsonValue
 
@@ -139,22 +140,33 @@ class Toolbox:
         intend: Intend | None,
     ) -> JsonValue:
         """Run it when every cap has room."""
-        caps = self.caps
         wanted = self._wanted(run, spec, host)
-        queue_s = spec.queue_timeout_s if spec is not None else None
+        queue_s = _least(spec.queue_timeout_s if spec is not None else None, self._left_s(run))
         began_s = self._clock.now() if queue_s is not None else 0.0
-        if not caps.try_enter(wanted):
+        if not self.caps.try_enter(wanted):
             await self._queue(run, wanted, queue_s)
         try:
             if host is None:
                 left_s = None if queue_s is None else max(0.0, began_s + queue_s - self._clock.now())
-                return await self._workers.run(run, started, intend, queue_s=left_s)
+                return await self._workers.run(self._bounded(run, spec), started, intend, queue_s=left_s)
             assert spec is not None
             if intend is not None:
                 await intend()
             return await self._hosted(run, spec, host, started)
         finally:
-            caps.leave([name for name, _ in wanted])
+            self.caps.leave([name for name, _ in wanted])
+
+    def _left_s(self, run: ToolRun) -> float | None:
+        """Seconds until the call's deadline."""
+        return None if run.deadline_s is None else max(0.0, run.deadline_s - self._clock.now())
+
+    def _bounded(self, run: ToolRun, spec: ToolSpec | None) -> ToolRun:
+        """The run for a worker, whose attempt ends with the call's deadline at the latest."""
+        left_s = self._left_s(run)
+        if left_s is None:
+            return run
+        own_s = run.timeout_s if run.timeout_s is not None or spec is None else spec.timeout_s
+        return replace(run, timeout_s=max(_least(own_s, left_s) or 0.0, 0.001))
 
     def _wanted(self, run: ToolRun, spec: ToolSpec | None, host: ToolHost | None) -> list[tuple[Hashable, int]]:
         """The caps of a call, from the narrowest to the widest."""
@@ -182,7 +194,8 @@ class Toolbox:
             raise CallFailure(FailureType.QUEUE_TIMEOUT, message, retryable=True) from None
 
     async def _hosted(self, run: ToolRun, spec: ToolSpec, host: ToolHost, started: Callable[[], None]) -> JsonValue:
-        timeout_s = run.timeout_s if run.timeout_s is not None else spec.timeout_s
+        own_s = run.timeout_s if run.timeout_s is not None else spec.timeout_s
+        timeout_s = _least(own_s, self._left_s(run))
         started()
         if timeout_s is None:
             return await host.run(run, spec)
@@ -194,3 +207,10 @@ class Toolbox:
                 raise CallFailure("tool_error", f"tool {run.tool!r} raised TimeoutError", retryable=True) from None
             message = f"tool {run.tool!r} did not end within {timeout_s:g} s"
             raise CallFailure(FailureType.TIMEOUT, message, retryable=True) from None
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    """The smaller bound; None is none."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

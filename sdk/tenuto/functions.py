@@ -157,7 +157,7 @@ class Tool(Generic[P, R, F]):
         """Where the function is defined, for messages."""
         return f"{self.raw.__module__}.{self.raw.__qualname__}"
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.raw)
 
