@@ -14,6 +14,8 @@ from orchestrator.config import Settings
 from orchestrator.engines import EngineHandle, SupervisedEngine
 from orchestrator.virtual_time import VirtualClock
 from tests.orchestrator.api.support import Client, EchoEngine, one_call, serving, virtually
+from tests.orchestrator.retention.support import LeasingEngine, agent_call
+from tests.orchestrator.runtime.support import program
 
 
 class EchoProcess(EchoEngine):
@@ -43,6 +45,28 @@ async def test_models_and_engines_are_listed() -> None:
         (engine,) = (await server.client.get("/v1/engines")).json["data"]
         assert (engine["name"], engine["status"], engine["restarts"]) == ("echo", "ready", 0)
         assert engine["capabilities"]["priority"] == "none"
+
+
+@virtually
+async def test_leases_are_listed_to_their_tenant_alone() -> None:
+    engine = LeasingEngine()
+    app = create_app(
+        Settings(retention="keep_always"),
+        assemble=partial(assemble, clock=VirtualClock(), engines=[engine], rng=Random(1)),
+    )
+    async with app.router.lifespan_context(app):
+        client = Client(app)
+        runtime = app.state.parts.runtime
+        for tenant in ("default", "other"):
+            open_program = program(agent_call("say0", 0), open=True, outputs=())
+            await runtime.submit(open_program, tenant=tenant)
+        await asyncio.sleep(10.0)
+        (books,) = (await client.get("/v1/leases")).json["data"]
+        (lease,) = books["leases"]
+        assert (lease["call"], lease["tier"], lease["ends_in_s"] > 0) == ("say0", "device", True)
+        assert books["tokens"]["device"] >= 2 * lease["tokens"] > 0 and books["rule"] == "keep_always"
+        assert set(books["ended"]) == {"handoff", "expired", "pressure", "cancelled", "final"}
+        assert books["token_seconds"]["device"] > 0 == books["unused_token_seconds"]["device"]
 
 
 @virtually
