@@ -31,7 +31,8 @@ from orchestrator.retention import make_rule
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling import make_policy
 from orchestrator.telemetry import Metrics, Telemetry, from_environment, metrics_from_environment
-from orchestrator.tools import WorkerPool
+from orchestrator.tools import Toolbox, WorkerPool
+from orchestrator.tools.settings import hosts_of
 
 if TYPE_CHECKING:
     from orchestrator.caching.server_cache import ServerCache
@@ -62,6 +63,7 @@ def assemble(
     pool = EnginePool(local_engines(settings, clock=clock) if engines is None else engines)
     workers = WorkerPool(limits=limits, rng=rng)
     cache = _cache(settings, pool, clock, rng)
+    tools = Toolbox(workers, clock=clock, limits=limits, hosts=hosts_of(settings.tools, clock=clock, limits=limits))
     runtime = Runtime(
         clock=clock,
         engines=pool,
@@ -74,8 +76,17 @@ def assemble(
         telemetry=telemetry or from_environment(rng),
         metrics=metrics or metrics_from_environment(),
         cache=cache,
+        tools=tools,
     )
-    return Parts(runtime=runtime, engines=pool, workers=workers, limits=limits, started_at=clock.wall(), cache=cache)
+    return Parts(
+        runtime=runtime,
+        engines=pool,
+        workers=workers,
+        tools=tools,
+        limits=limits,
+        started_at=clock.wall(),
+        cache=cache,
+    )
 
 
 Assemble = Callable[[Settings], Parts]
@@ -138,10 +149,20 @@ async def running(parts: Parts) -> AsyncIterator[Parts]:
         if parts.cache is not None:
             stack.push_async_callback(parts.cache.close)
             await _open_cache(parts.cache)
+        stack.push_async_callback(parts.tools.close)
+        await _start_tools(parts.tools)
         stack.push_async_callback(parts.runtime.close)
         await parts.runtime.start()
         stack.callback(parts.streams.stop)
         yield parts
+
+
+async def _start_tools(tools: Toolbox) -> None:
+    """Make the server's own tools ready. Raises ConfigError, naming the tool or server that cannot be."""
+    try:
+        await tools.start()
+    except ValueError as error:
+        raise ConfigError(f"tools: {error}") from error
 
 
 def _cache(settings: Settings, pool: EnginePool, clock: OrchestratorClock, rng: Random) -> ServerCache | None:

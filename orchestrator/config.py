@@ -29,6 +29,7 @@ from orchestrator.journal import Synchronous
 from orchestrator.limits import Limits
 from orchestrator.retention import RULES
 from orchestrator.scheduling import POLICIES
+from orchestrator.tools.settings import ToolSettings
 
 CONFIG_FILE = "tenuto.toml"
 ENV_PREFIX = "TENUTO_"
@@ -92,6 +93,7 @@ class Settings(BaseSettings):
     retention: str = Field(default="tenuto", description="what is kept of a paused program's KV; 'lru': nothing")
     limits: Annotated[Limits, WrapValidator(_known_keys_only)] = Limits()
     api_keys: tuple[ApiKey, ...] = ()
+    tools: ToolSettings = ToolSettings()
     semantic_cache: CacheOptions = CacheOptions()
 
     @classmethod

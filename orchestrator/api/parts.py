@@ -13,7 +13,7 @@ from orchestrator.api.sse import OpenStreams
 from orchestrator.engines import EnginePool
 from orchestrator.limits import Limits
 from orchestrator.runtime import Runtime
-from orchestrator.tools import WorkerPool
+from orchestrator.tools import Toolbox, WorkerPool
 from tenuto.wire.base import WireModel
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Parts:
     runtime: Runtime
     engines: EnginePool
     workers: WorkerPool
+    tools: Toolbox
     limits: Limits
     started_at: float
     cache: ServerCache | None = None

@@ -79,8 +79,8 @@ async def remove(request: Request, worker: WorkerId) -> Response:
 
 @router.get("/tools", summary="List tools", responses={**returns(ToolList), **problems()})
 async def tools(request: Request) -> Response:
-    """The tools that connected workers of the tenant offer."""
-    listed = parts_of(request).workers.tools(tenant(request))
+    """The tools that connected workers of the tenant offer, and the server's own (toolset `server`)."""
+    listed = parts_of(request).tools.tools(tenant(request))
     return answer(ToolList(data=tuple(ToolView(toolset=t.toolset, workers=t.workers, tool=t.spec) for t in listed)))
 
 
