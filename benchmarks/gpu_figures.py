@@ -140,7 +140,7 @@ class _Attention:
             self.tables.write(row, 0, table)
         uploads = Uploads(device)
         self.tables.flush(uploads)
-        self.shape = Shape(spec, device, self.batch)
+        self.shape = Shape(spec, device, self.batch, scale.dtype)
         self.positions = [length - 1 for length in lengths]
         self.q = torch.randn(self.batch, spec.heads, spec.head_dim, dtype=scale.dtype, device=device)
         self.out = torch.empty_like(self.q)

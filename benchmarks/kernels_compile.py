@@ -25,7 +25,7 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.common import Figure, conditions, finish, parser
 from engine.ops import blocks, fused, paged_attention, rope_store
-from engine.ops.paged_attention import DECODE, EXTEND, EXTEND_SMALL, SHARED, Work, members_per_item
+from engine.ops.paged_attention import DECODE, EXACT, EXTEND, EXTEND_SMALL, SHARED, Work, members_per_item
 
 MODULES = (blocks, fused, paged_attention, rope_store)
 CAPABILITY = 90
@@ -80,7 +80,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a compiled kernel takes: registers a thread, bytes shared and spilled, programs that fit a multiprocessor."""
+    """What a compiled kernel takes: registers a thread, bytes shared and spilled, programs a multiprocessor holds."""
 
     registers: int
     shared_bytes: int
@@ -179,14 +179,15 @@ def _attention(q: Tensor, kv: Tensor, tables: Tensor, index: Tensor) -> None:
         made.plan()
         return made
 
-    decode, shared = work(DECODE, 16), work(SHARED, 16)
+    exact = q.dtype == torch.float32
+    decode, shared = (work(EXACT if exact else tiling, 16) for tiling in (DECODE, SHARED))
     assert members_per_item(DECODE, q.shape[1] // kv_heads) >= 1
     out = torch.empty_like(q)
     paged_attention.attend(q, kv, tables, decode, index, out, causal=False, direct=True)
     paged_attention.merge(out, decode, own, kv_heads, direct=True)
     paged_attention.attend(q, kv, tables, shared, index, out, causal=False, direct=False)
     paged_attention.merge(out, decode, own, kv_heads, direct=True, shared=(shared, own))
-    for tiling in (EXTEND_SMALL, EXTEND):
+    for tiling in (EXACT,) if exact else (EXTEND_SMALL, EXTEND):
         extend = work(tiling, 16)
         paged_attention.attend(q, kv, tables, extend, index, out, causal=True, direct=True)
         paged_attention.merge(out, extend, own, kv_heads, direct=True)
@@ -237,7 +238,7 @@ def main() -> None:
     seen: set[str] = set()
     rows = []
     for shape in SHAPES[:1] if args.quick else SHAPES:
-        for dtype in (torch.bfloat16, torch.float16) if shape is SHAPES[0] else (torch.bfloat16,):
+        for dtype in (torch.bfloat16, torch.float16, torch.float32) if shape is SHAPES[0] else (torch.bfloat16,):
             for launch in launches(shape, dtype):
                 if launch.key in seen:
                     continue

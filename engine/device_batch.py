@@ -17,6 +17,7 @@ from engine.config import BLOCK_TOKENS, ModelSpec
 from engine.ops.launch import multiprocessors
 from engine.ops.paged_attention import (
     DECODE,
+    EXACT,
     EXTEND,
     EXTEND_SMALL,
     ITEM_FIELDS,
@@ -163,9 +164,11 @@ def bucket(count: int) -> int:
 class Shape:
     """What the layouts of one model on one device have in common, and the memory for partial results they share."""
 
-    def __init__(self, spec: ModelSpec, device: torch.device, max_running: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, device: torch.device, max_running: int, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         self.kv_heads, self.group = spec.kv_heads, spec.heads // spec.kv_heads
-        self.device = device
+        self.device, self._exact = device, dtype == torch.float32
         self.units_per_head = max(UNITS_PER_SM * multiprocessors(device) // spec.kv_heads, 1)
         self.full_grid = 2 * multiprocessors(device)
         self.query = torch.empty(0, spec.heads, spec.head_dim, device=device)
@@ -178,7 +181,9 @@ class Shape:
         ]
 
     def fit(self, tiling: Tiling) -> Tiling:
-        """More rows where one token's query heads of a KV head are more than the tile's."""
+        """More rows where one token's query heads of a KV head are more than the tile's; small tiles for fp32."""
+        if self._exact:
+            tiling = EXACT
         rows = max(tiling.rows, 1 << (self.group - 1).bit_length())
         return Tiling(rows, tiling.tokens, tiling.warps, tiling.stages)
 

@@ -93,7 +93,7 @@ class DeviceRunner:
         self._uploads = Uploads(device)
         self._tables = BlockTables(max_running, min(blocks, blocks_for(context_tokens)) + 1, blocks, device)
         self._copies = BlockCopies(self._kv, host_blocks, self._uploads)
-        self._shape = Shape(spec, device, max_running)
+        self._shape = Shape(spec, device, max_running, like.dtype)
         self._last = torch.zeros(max_running + 1, dtype=torch.int32, device=device)
         self._use_graphs = graphs and device.type == "cuda"
         self._run_ahead, self._share_prefixes = run_ahead, share_prefixes

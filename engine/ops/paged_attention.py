@@ -38,6 +38,8 @@ DECODE = Tiling(rows=16, tokens=64, warps=4, stages=3)
 SHARED = Tiling(rows=64, tokens=64, warps=4, stages=3)
 EXTEND_SMALL = Tiling(rows=64, tokens=64, warps=4, stages=3)
 EXTEND = Tiling(rows=128, tokens=64, warps=8, stages=3)
+EXACT = Tiling(rows=16, tokens=16, warps=4, stages=2)
+"""For fp32, whose products are not done by tensor cores: large tiles would not fit registers and shared memory."""
 
 
 @triton.jit(do_not_specialize=["count", "unit_count", "target", "least"])

@@ -73,7 +73,7 @@ def attend(part: Part, shared: Part | None, q: Tensor, kv: Tensor, tables: Block
 def test_decode(kv_heads: int, group: int, dim: int, dtype: torch.dtype, together: bool) -> None:
     lengths = [1030, 1025, 2000, 1024, 1500, 3111]
     kv, tables = paged(lengths, kv_heads, dim, dtype, shared=64 if together else 0)
-    shape = Shape(spec_of(kv_heads, group, dim), GPU, 8)
+    shape = Shape(spec_of(kv_heads, group, dim), GPU, 8, dtype)
     layout = DecodeLayout(shape, 8, 6, grouped=together)
     positions = [length - 1 for length in lengths]
     layout.fill([0] * 6, positions, list(range(6)))
@@ -91,7 +91,7 @@ def test_decode(kv_heads: int, group: int, dim: int, dtype: torch.dtype, togethe
 @pytest.mark.parametrize("spans", [[(0, 33), (1000, 40), (17, 1)], [(0, 1100), (500, 600)]], ids=["few", "many"])
 def test_extend(dtype: torch.dtype, spans: list[tuple[int, int]]) -> None:
     kv, tables = paged([start + count for start, count in spans], 4, 128, dtype, shared=0)
-    shape = Shape(spec_of(4, 4, 128), GPU, 4)
+    shape = Shape(spec_of(4, 4, 128), GPU, 4, dtype)
     pieces = [([0] * count, start, row) for row, (start, count) in enumerate(spans)]
     layout = extend_layout(shape, pieces, [0], Uploads(GPU))
     q = torch.randn(layout.ids.shape[0], 16, 128, device=GPU).to(dtype)
