@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Blocks = array  # of "i": numbers of blocks, the root first where they are a chain
 _Numbers = NDArray[np.int32]
+_LOOK = 256
 
 
 def blocks_of(numbers: Iterable[int] = ()) -> Blocks[int]:
@@ -147,12 +148,14 @@ class BlockPool:
         gone: list[int] = []
         while len(gone) < count and self._runs:
             mark, run = self._runs.popleft()
-            wanted = count - len(gone)
-            chosen, rest = run[:wanted], run[wanted:]
-            if len(rest):
-                self._runs.appendleft((mark, rest))
-            self._queued -= len(chosen)
-            gone += chosen[self._marks[chosen] == mark].tolist()
+            # Many of a run's first blocks may be cached no more: look at a good number of them at once.
+            looked = run[: max(count - len(gone), _LOOK)]
+            live = np.flatnonzero(self._marks[looked] == mark)[: count - len(gone)]
+            used = int(live[-1]) + 1 if len(gone) + len(live) == count else len(looked)
+            if used < len(run):
+                self._runs.appendleft((mark, run[used:]))
+            self._queued -= used
+            gone += looked[live].tolist()
         if gone:
             self._marks[np.asarray(gone)] = 0
             self.cached -= len(gone)
