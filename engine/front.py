@@ -66,23 +66,24 @@ class EngineFront(ABC):
         await self.close()
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
-        """Stream the output; the request is sent when the first chunk is asked for. Closing the iterator aborts it."""
+        """Stream the outputs; the request is sent when the first chunk is asked for. Closing the iterator aborts it."""
         self._check()
         if request.id in self._streams:
             raise InvalidRequest(f"request id {request.id!r} is in use")
         stream = self._streams[request.id] = asyncio.Queue()
-        ended = False
+        unfinished = max(request.n, 1)
         try:
             self._post(Call(0, Method.GENERATE, (request,)))
-            while not ended:
+            while unfinished:
                 item = await stream.get()
-                ended = isinstance(item, EngineError) or item.finish is not None
                 if isinstance(item, EngineError):
+                    unfinished = 0
                     raise item
+                unfinished -= item.finish is not None
                 yield item
         finally:
             del self._streams[request.id]
-            if not ended and self._lost is None:
+            if unfinished and self._lost is None:
                 self._post(Call(0, Method.ABORT, (request.id,)))
 
     async def reprioritize(self, program: str, key: PriorityKey) -> None:

@@ -386,10 +386,7 @@ class LocalEngine:
         if isinstance(result, Exception):
             self._fail(call, result if isinstance(result, EngineError) else EngineError(repr(result)))
             return
-        if call.first_token_s is None:
-            call.first_token_s = now_s
-            if len(call.request.calls) > 1 and not call.index:
-                self._fork(call)
+        self._note_first(call, now_s)
         tokens = (result,) if isinstance(result, int) else result
         text = ""
         for count, token in enumerate(tokens, 1):
@@ -443,6 +440,13 @@ class LocalEngine:
             sequence.tokens = sequence.tokens[: len(sequence.tokens) - surplus]
             sequence.computed = min(sequence.computed, len(sequence.tokens))
             del sequence.hashes[len(sequence.tokens) // BLOCK_TOKENS :]
+
+    def _note_first(self, call: _Call, now_s: float) -> None:
+        """With its first output's first token a request's prompt is computed, and its other outputs begin."""
+        if call.first_token_s is None:
+            call.first_token_s = now_s
+            if len(call.request.calls) > 1 and not call.index:
+                self._fork(call)
 
     def _fork(self, first: _Call) -> None:
         """The prompt of several outputs is computed: the others go on from its blocks, a copy of the partial one."""

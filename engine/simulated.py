@@ -82,7 +82,7 @@ class SimulatedCore(LocalEngine):
             blocks=profile.blocks,
             host_blocks=profile.host_bytes // block_bytes,
         )
-        self.capabilities = replace(self.capabilities, grammar=False)
+        self.capabilities = replace(self.capabilities, grammar=False, logprobs=False)
         self._profile = profile
         self._untold: dict[str, int] = {}
         self._latest: dict[str, str] = {}
@@ -201,8 +201,7 @@ class SimulatedCore(LocalEngine):
         if not isinstance(tokens, StreamTokens):
             super()._deliver(call, result, now_s)
             return
-        if call.first_token_s is None:
-            call.first_token_s = now_s
+        self._note_first(call, now_s)
         untold = self._untold[sequence.id] = self._untold.get(sequence.id, 0) + 1
         if untold >= STREAM_TOKENS or self._left(sequence, tokens) <= 0:
             self._hand_over(call, tokens)
@@ -221,7 +220,7 @@ class SimulatedCore(LocalEngine):
         elif self._is_cut(sequence):
             self._finish(call, FinishReason.LENGTH, ".", made)
         else:
-            self._outbox.append((sequence.id, TokenChunk("", made)))
+            self._emit(call, TokenChunk("", made, index=call.index))
 
     def _end(self, sequence: Sequence) -> None:
         self._untold.pop(sequence.id, None)
@@ -314,21 +313,22 @@ class SimulatedEngine:
         self.core.submit(request)
         stream = self._streams[request.id] = _Stream()
         self._changed()
-        ended = False
+        unfinished = max(request.n, 1)
         try:
-            while not ended:
+            while unfinished:
                 if not stream.items:
                     stream.waiter = self._loop.create_future()
                     await stream.waiter
                 item = stream.items.popleft()
-                ended = isinstance(item, EngineError) or item.finish is not None
                 if isinstance(item, EngineError):
+                    unfinished = 0
                     raise item
+                unfinished -= item.finish is not None
                 yield item
         finally:
             if self._streams.get(request.id) is stream:
                 del self._streams[request.id]
-            if not ended and self._lost is None:
+            if unfinished and self._lost is None:
                 self._abort(request.id)
 
     async def abort(self, request: str) -> None:

@@ -31,6 +31,7 @@ from engine.protocol import (
     PromptTooLong,
     RetentionSupport,
     SamplingParams,
+    Tier,
     TokenChunk,
 )
 
@@ -51,7 +52,8 @@ def request(content: str = "select name from city", **changes: object) -> Genera
 
 async def read(engine: Engine, asked: GenerateRequest) -> tuple[str, tuple[int, ...], TokenChunk]:
     """The whole text, all ids and the last chunk of a request."""
-    text, ids, last = "", (), None
+    text, last = "", None
+    ids: tuple[int, ...] = ()
     async for chunk in engine.generate(asked):
         assert last is None or last.finish is None, "a chunk came after the last"
         text, ids, last = text + chunk.text, ids + chunk.token_ids, chunk
@@ -207,6 +209,127 @@ async def leases_hold_what_they_grant(engine: Engine) -> None:
     assert any(event.kind is EngineEventKind.STORED and event.program == "program" for event in heard)
 
 
+async def requests_that_continue_find_what_they_left(engine: Engine) -> None:
+    if engine.capabilities.retention is not RetentionSupport.HARD:
+        return
+    first = request(messages=(), prompt_ids=tuple(11 + (index * 3) % 89 for index in range(40)))
+    _, ids, _ = await read(engine, first)
+    chain = first.prompt_ids + ids
+    plain = await read(engine, request(messages=(), prompt_ids=(*chain, 7, 8), salt="another tenant"))
+    again = await read(engine, request(messages=(), prompt_ids=(*chain, 7, 8), continues=first.id))
+    assert again[1] == plain[1], "what is cached changes the output"
+    assert again[2].usage is not None and again[2].usage.cached_tokens >= len(chain) - 1, "the partial block is lost"
+    other = await read(engine, request(messages=(), prompt_ids=(*chain, 7, 8), continues=first.id, salt="stranger"))
+    assert other[1] == plain[1] and other[2].usage is not None and other[2].usage.cached_tokens == 0
+    unknown = await read(engine, request(messages=(), prompt_ids=(*chain, 7, 8), continues="never heard of"))
+    assert unknown[1] == plain[1]
+
+
+async def ended_requests_can_be_leased_by_name(engine: Engine) -> None:
+    if engine.capabilities.retention is not RetentionSupport.HARD:
+        return
+    asked = request("a chain that nobody spells")
+    await read(engine, asked)
+    grant = await engine.retain(Lease("by name", "program", (), ttl_s=30.0, request=asked.id))
+    assert grant.bytes > 0 and grant.tier is not None
+    part = await engine.retain(Lease("by name", "program", (), ttl_s=20.0, request=asked.id, tokens=16, rank=2.0))
+    assert 0 < part.bytes < grant.bytes and part.expires_in_s <= 20.0
+    renewed = await engine.retain(Lease("by name", "program", (), ttl_s=5.0, rank=7.0))
+    assert renewed.bytes == part.bytes and renewed.expires_in_s <= 5.0
+    await engine.release("by name", LeaseOutcome.FINAL)
+    assert (await engine.extend("by name", 1.0)).bytes == 0
+    assert (await engine.retain(Lease("of nobody", "program", (), ttl_s=9.0, request="unheard"))).bytes == 0
+
+
+async def what_is_held_ends_as_a_handoff(engine: Engine) -> None:
+    if engine.capabilities.retention is not RetentionSupport.HARD:
+        return
+    heard: list[EngineEvent] = []
+
+    async def listen() -> None:
+        async for event in engine.events():
+            heard.append(event)
+            if event.kind is EngineEventKind.LEASE_ENDED:
+                return
+
+    listening = asyncio.ensure_future(listen())
+    await asyncio.sleep(0)
+    asked = request(messages=(), prompt_ids=tuple(13 + (index * 5) % 83 for index in range(45)), hold_s=60.0)
+    _, ids, _ = await read(engine, asked)
+    assert (await engine.extend(asked.id, 50.0)).bytes > 0, "the engine held nothing"
+    await read(engine, request(messages=(), prompt_ids=asked.prompt_ids + ids, continues=asked.id))
+    await listening
+    assert heard[-1].lease == asked.id and heard[-1].outcome is LeaseOutcome.HANDOFF
+
+
+async def several_outputs_share_a_prompt(engine: Engine) -> None:
+    if not engine.capabilities.fork:
+        return
+    for length in (33, 48):
+        prompt = tuple(17 + (index * 11) % 79 for index in range(length))
+        sampling = SamplingParams(max_tokens=9, temperature=1.0, seed=4, ignore_eos=True)
+        asked = request(messages=(), prompt_ids=prompt, sampling=sampling, n=3)
+        outputs: dict[int, tuple[int, ...]] = {}
+        cached: dict[int, int] = {}
+        async for chunk in engine.generate(asked):
+            assert chunk.index not in cached, "an output went on after its end"
+            outputs[chunk.index] = outputs.get(chunk.index, ()) + chunk.token_ids
+            if chunk.usage is not None:
+                cached[chunk.index] = chunk.usage.cached_tokens
+        alone = await read(engine, request(messages=(), prompt_ids=prompt, sampling=sampling))
+        assert sorted(outputs) == sorted(cached) == [0, 1, 2] and all(len(out) == 9 for out in outputs.values())
+        assert outputs[0] == alone[1] and len(set(outputs.values())) > 1
+        assert cached[1] == cached[2] == length - 1, "an output computed the prompt again"
+    for wrong in (request(n=0), request(n=2, best_of=1), request(n=100_000), request(hold_s=-1.0)):
+        with pytest.raises(InvalidRequest):
+            await read(engine, wrong)
+
+
+async def the_best_outputs_are_told(engine: Engine) -> None:
+    if not (engine.capabilities.fork and engine.capabilities.logprobs):
+        return
+    sampling = SamplingParams(max_tokens=6, temperature=1.0, seed=2, ignore_eos=True, logprobs=0)
+
+    async def outputs(n: int, best_of: int) -> list[tuple[float, tuple[int, ...]]]:
+        ids: dict[int, tuple[int, ...]] = {}
+        scores: dict[int, float] = {}
+        async for chunk in engine.generate(request("choose", sampling=sampling, n=n, best_of=best_of)):
+            ids[chunk.index] = ids.get(chunk.index, ()) + chunk.token_ids
+            scores[chunk.index] = scores.get(chunk.index, 0.0) + sum(one.logprob for one in chunk.logprobs)
+        return [(scores[index], ids[index]) for index in sorted(ids)]
+
+    everything = await outputs(4, 0)
+    best = await outputs(2, 4)
+    ranked = sorted(everything, reverse=True)[:2]
+    assert [ids for _, ids in best] == [ids for _, ids in ranked]
+
+
+async def the_number_of_running_sequences_can_be_capped(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest):
+        await engine.limit_running(0)
+    await engine.limit_running(1)
+    together = await asyncio.gather(*(read(engine, request(f"capped {index}")) for index in range(3)))
+    await engine.limit_running(1_000_000)
+    assert all(len(one[1]) == 12 for one in together)
+
+
+async def leases_move_between_the_tiers(engine: Engine) -> None:
+    if not engine.capabilities.host_kv_tokens:
+        return
+    asked = request(messages=(), prompt_ids=tuple(19 + (index * 7) % 73 for index in range(50)))
+    _, ids, _ = await read(engine, asked)
+    held = await engine.retain(Lease("moving", "program", (), ttl_s=30.0, request=asked.id))
+    moved = await engine.demote("moving")
+    assert (moved.bytes, moved.tier) == (held.bytes, Tier.HOST)
+    assert (await engine.demote("moving")).bytes == moved.bytes
+    await engine.prefetch("moving", 5.0)
+    assert (await engine.extend("moving", 9.0)).tier is Tier.DEVICE
+    plain = await read(engine, request(messages=(), prompt_ids=asked.prompt_ids + ids, salt="elsewhere"))
+    again = await read(engine, request(messages=(), prompt_ids=asked.prompt_ids + ids, continues=asked.id))
+    assert again[1] == plain[1], "what came back from the host is not what went there"
+    await engine.release("moving", LeaseOutcome.FINAL)
+
+
 async def estimates_know_the_cache(engine: Engine) -> None:
     if not engine.capabilities.estimate:
         return
@@ -233,5 +356,12 @@ CHECKS: tuple[Check, ...] = (
     output_beyond_the_context_is_cut,
     grammars_hold,
     leases_hold_what_they_grant,
+    requests_that_continue_find_what_they_left,
+    ended_requests_can_be_leased_by_name,
+    what_is_held_ends_as_a_handoff,
+    several_outputs_share_a_prompt,
+    the_best_outputs_are_told,
+    the_number_of_running_sequences_can_be_capped,
+    leases_move_between_the_tiers,
     estimates_know_the_cache,
 )

@@ -19,7 +19,7 @@ from tests.engine.conformance import CHECKS, Check
     scope="module", loop_scope="module", params=[AsyncEngine, EngineProcess], ids=lambda kind: str(kind.__name__)
 )
 async def engine(request: pytest.FixtureRequest, model_dir: Path) -> AsyncIterator[Engine]:
-    async with await request.param.start(EngineConfig(str(model_dir), threads=1)) as running:
+    async with await request.param.start(EngineConfig(str(model_dir), threads=1, host_bytes=1 << 22)) as running:
         yield running
 
 
