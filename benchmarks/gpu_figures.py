@@ -310,7 +310,8 @@ def latency_under_prompts(bench: Bench) -> None:
             if prompts and sent == prompts and pending in times:
                 break
             _collect(engine, times)
-        gaps = [b - a for name in names for a, b in zip(times[name][8:], times[name][9:], strict=False)] or [0.0]
+        skip = 8 if scale.device == "cuda" else 0
+        gaps = [b - a for name in names for a, b in zip(times[name][skip:], times[name][skip + 1 :], strict=False)]
         quantiles[phase] = {
             "p50_s": percentile(gaps, 0.5), "p99_s": percentile(gaps, 0.99), "largest_s": max(gaps), "gaps": len(gaps),
         }  # fmt: skip

@@ -37,5 +37,6 @@ def test_dry_run_measures_every_figure(tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     assert document["name"] == "engine_gpu_dry", "a dry run's numbers must not pass for a device's"
     assert set(document["figures"]) == set(GOALS)
+    assert all(0 < value < float("inf") for value in document["figures"].values())
     # Tiny random weights in fp32: the peer's greedy tokens are ours.
     assert document["detail"]["throughput"]["tokens_before_outputs_part"] == 1.0
