@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -31,11 +32,20 @@ GOALS: dict[str, tuple[str, float]] = {
 NO_DEVICE = 2
 
 
+class OutOfTime(BaseException):
+    """The process was told to end: what was measured is stored."""
+
+
+def _end(number: int, frame: object) -> None:
+    raise OutOfTime
+
+
 def main() -> int:
     options = parser("engine_gpu", __doc__ or "")
     options.add_argument("--dry-run", action="store_true", help="tiny shapes on CPU: does the script work at all")
     options.add_argument("--only", nargs="*", default=[], help="measure these only, by function name")
     args = options.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the peer's kernels come from what is installed, or not at all
     if args.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which is below
     import torch
@@ -48,6 +58,7 @@ def main() -> int:
 
     at_start = conditions(args.seed, args.quick) | device_conditions(args.dry_run)
     bench = Bench(DRY if args.dry_run else FULL, args.seed)
+    signal.signal(signal.SIGTERM, _end)
     failed = measure(bench, args.only)
     figures = [Figure(name, value, *GOALS[name]) for name, value in bench.figures.items()]
     missing = sorted(set(GOALS) - set(bench.figures)) if not args.only else []
@@ -78,6 +89,10 @@ def measure(bench: Bench, only: list[str]) -> bool:
         began = time.perf_counter()
         try:
             part(bench)
+        except OutOfTime:
+            print(f"{part.__name__}: out of time", file=sys.stderr)
+            bench.detail[f"{part.__name__}_failed"] = "out of time"
+            return True
         except Exception:
             failed = True
             bench.detail[f"{part.__name__}_failed"] = traceback.format_exc()

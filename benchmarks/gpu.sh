@@ -8,7 +8,7 @@ RESULTS=${OUT:-benchmarks/results}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 mkdir -p "$RESULTS"
 if "$PYTHON" -c 'import pytest' 2>/dev/null; then
-    timeout 150 "$PYTHON" -m pytest -q -c /dev/null --rootdir . --noconftest --import-mode=importlib \
+    timeout 100 "$PYTHON" -m pytest -q -c /dev/null --rootdir . --noconftest --import-mode=importlib \
         -p no:cacheprovider tests/gpu || echo "tests/gpu failed: see above"
 fi
-timeout 330 "$PYTHON" -m benchmarks.engine_gpu --json "$RESULTS/engine_gpu.json" "$@"
+timeout -k 15 360 "$PYTHON" -m benchmarks.engine_gpu --json "$RESULTS/engine_gpu.json" "$@"
