@@ -100,43 +100,49 @@ class BlockPool:
     def refer(self, blocks: Blocks[int]) -> None:
         """One more sequence holds `blocks`, which are active, leased or cached."""
         places = np.asarray(blocks)
-        idle = places[self._refs[places] == 0]
-        self._refs[places] += 1
+        refs = self._refs.take(places)
+        self._refs[places] = refs + 1
+        idle = places[refs == 0]
         self.active += len(idle)
-        cached = self._uncache(idle)
-        self.leased -= len(idle) - cached
+        self.leased -= len(idle) - self._uncache(idle)
 
     def drop(self, blocks: Blocks[int]) -> None:
         """A sequence lets go of a chain. What nobody else holds becomes leased, else cached if listed, else free."""
         places = np.asarray(blocks)[::-1]
-        self._refs[places] -= 1
-        idle = places[self._refs[places] == 0]
+        refs = self._refs.take(places) - 1
+        self._refs[places] = refs
+        idle = places[refs == 0]
         self.active -= len(idle)
-        held = self._leases[idle] > 0
-        self.leased += int(np.count_nonzero(held))
-        self._leave(idle[~held])
+        if self.under_lease:
+            free = self._leases.take(idle) == 0
+            self.leased += len(idle)
+            idle = idle[free]
+            self.leased -= len(idle)
+        self._leave(idle)
 
     def lease(self, blocks: Blocks[int]) -> None:
         """One more lease holds `blocks`, which are active, leased or cached."""
         places = np.asarray(blocks)
-        new = places[self._leases[places] == 0]
-        self._leases[places] += 1
+        leases = self._leases.take(places)
+        self._leases[places] = leases + 1
+        new = places[leases == 0]
         self.under_lease += len(new)
         self.leased += self._uncache(new)
 
     def unlease(self, blocks: Blocks[int]) -> None:
         """A lease lets go of a chain."""
         places = np.asarray(blocks)[::-1]
-        self._leases[places] -= 1
-        ended = places[self._leases[places] == 0]
+        leases = self._leases.take(places) - 1
+        self._leases[places] = leases
+        ended = places[leases == 0]
         self.under_lease -= len(ended)
-        idle = ended[self._refs[ended] == 0]
+        idle = ended[self._refs.take(ended) == 0]
         self.leased -= len(idle)
         self._leave(idle)
 
     def newly_leased(self, blocks: Blocks[int]) -> NDArray[np.bool_]:
         """Which of `blocks` no lease holds yet."""
-        unleased: NDArray[np.bool_] = self._leases[np.asarray(blocks)] == 0
+        unleased: NDArray[np.bool_] = self._leases.take(np.asarray(blocks)) == 0
         return unleased
 
     def holds_leases(self, counts: NDArray[np.int32]) -> bool:
@@ -176,7 +182,7 @@ class BlockPool:
 
     def _uncache(self, places: _Numbers) -> int:
         """Take what is cached among `places` out of the order of eviction; how many that were."""
-        cached = int(np.count_nonzero(self._marks[places]))
+        cached = int(np.count_nonzero(self._marks.take(places)))
         if cached:
             self._marks[places] = 0
             self.cached -= cached
@@ -186,7 +192,7 @@ class BlockPool:
         """Nobody holds `places` (leaves first) any more."""
         if not len(places):
             return
-        kept = self.listed[places]
+        kept = self.listed.take(places)
         run = places[kept]
         if len(run) < len(places):
             self._free += places[~kept].tolist()

@@ -86,11 +86,17 @@ class LeaseTable:
         if previous is not None:
             tier, digests = previous.tier, digests or previous.digests
         found = self._cache.find(digests, len(digests), hint) if tier is Tier.DEVICE else blocks_of()
-        same = previous is not None and found == previous.blocks and lease.request in ("", previous.request)
-        if previous is not None and not (same and found):
+        same = (
+            previous is not None
+            and len(found) > 0
+            and found == previous.blocks
+            and lease.program == previous.program
+            and lease.request in ("", previous.request)
+        )
+        if previous is not None and not same:
             self._let_go(previous)
         if tier is Tier.DEVICE:
-            blocks = found if same and found else self._hold(tier, found, lease.rank)
+            blocks = found if same else self._hold(tier, found, lease.rank)
         else:
             blocks = self._hold_on_host(digests, lease.program, lease.rank)
         if not blocks:
