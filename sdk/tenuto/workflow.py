@@ -62,6 +62,11 @@ class Workflow(Generic[P, R]):
         self._metadata = metadata
         self._client = client
 
+    @property
+    def function(self) -> Callable[P, Any]:
+        """The decorated function."""
+        return self._function
+
     def __repr__(self) -> str:
         return f"<@workflow {self.name}{inspect.signature(self._function)}>"
 
