@@ -1,0 +1,214 @@
+"""Traces are read with every fault located, and public formats become programs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.simulation import TraceError, TraceProgram, read
+from orchestrator.simulation.importers import load_traces, recognise
+from orchestrator.simulation.synthetic import agents, chains, chats, map_reduces
+from orchestrator.simulation.trace import LLMNode, ToolNode, parse
+from orchestrator.simulation.workload import is_private, resample, wire_name
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "v": 1,
+        "program": "p",
+        "workflow": "flow",
+        "arrival": 0.5,
+        "nodes": [
+            {"id": "a", "kind": "llm", "after": [], "prompt": [["t", 0, 8], ["p", 0, 4]], "output": 3, "stage": "s"},
+            {"id": "b", "kind": "tool", "after": ["a"], "name": "bash:ls", "duration": 0.25},
+            {"id": "c", "kind": "llm", "after": ["b"], "prompt": [["p", 0, 4]], "output": 1, "wait": 2.0},
+        ],
+    }
+    return base | changes
+
+
+def node(place: int, **changes: Any) -> dict[str, Any]:
+    made = document()
+    made["nodes"][place] |= changes
+    return made
+
+
+def test_a_line_becomes_a_program() -> None:
+    program = parse(json.dumps(document(deadline=9, tenant="acme", environment="ci", online=True)))
+    first, tool, last = program.nodes
+    assert (program.arrival, program.deadline, program.tenant, program.online) == (0.5, 9.0, "acme", True)
+    assert isinstance(first, LLMNode) and isinstance(tool, ToolNode) and isinstance(last, LLMNode)
+    assert first.prompt_tokens == 12 and tool.duration == 0.25 and last.wait == 2.0
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ("{", r"t\.jsonl:2: is no JSON"),
+        ("[1]", r"t\.jsonl:2: expected an object, got list"),
+        (document(v=2), r":2: v: only version 1"),
+        (document(program=3), r":2: program: expected str, got 3"),
+        (document(arrival=-1.0), r":2: arrival: must be at least 0"),
+        (document(arrival=float("nan")), r":2: arrival: expected float, got nan"),
+        (document(deadline=0), r":2: deadline: must be positive"),
+        (document(nodes=[]), r":2: nodes: a program needs at least one"),
+        (node(0, output=0), r":2: nodes\[0\]\.output: must be at least 1"),
+        (node(0, prompt=[["t", 4, 4]]), r":2: nodes\[0\]\.prompt\[0\]: expected \[stream, start, end\]"),
+        (node(0, prompt=[]), r":2: nodes\[0\]\.prompt: a prompt needs at least one token"),
+        (node(1, after=["c"]), r":2: nodes\[1\]\.after: 'c' is no earlier node"),
+        (node(1, kind="toll"), r":2: nodes\[1\]\.kind: expected 'llm' or 'tool'"),
+        (node(2, id="a"), r":2: nodes\[2\]\.id: 'a' is used twice"),
+        (node(2, wait="long"), r":2: nodes\[2\]\.wait: expected float, got 'long'"),
+        (document(), r":2: program 'p' was on t\.jsonl:1 already"),
+    ],
+)
+def test_faults_are_located(made: Any, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    line = made if isinstance(made, str) else json.dumps(made)
+    path.write_text(json.dumps(document()) + "\n" + line + "\n")
+    with pytest.raises(TraceError, match=told):
+        read([path])
+
+
+def test_unreadable_files_are_told(tmp_path: Path) -> None:
+    broken = tmp_path / "t.jsonl.gz"
+    broken.write_bytes(b"no gzip")
+    for paths in ([broken], [tmp_path / "absent.jsonl"]):
+        with pytest.raises(TraceError, match=paths[0].name):
+            read(paths)
+    with pytest.raises(TraceError, match="no such file"):
+        load_traces([tmp_path / "absent.jsonl"])
+    with pytest.raises(TraceError, match="choose one of"):
+        load_traces([broken], "csv")
+
+
+def test_packed_traces_are_read_in_order_of_arrival(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        for name, arrival in (("late", 3.0), ("early", 1.0)):
+            file.write(json.dumps(document(program=name, arrival=arrival)) + "\n")
+    assert [program.program for program in load_traces([path])] == ["early", "late"]
+    assert recognise(path) == "tenuto"
+
+
+def test_names_fit_the_wire_and_private_streams_are_told_apart() -> None:
+    assert [wire_name(name) for name in ("bash:pytest", "0", "a b")] == ["bash.pytest", "_0", "a.b"]
+    assert is_private("chain-1/doc", "chain-1") and is_private("chain-1", "chain-1")
+    assert not is_private("chain-10/doc", "chain-1") and not is_private("tpl:x", "chain-1")
+
+
+def test_resampling_draws_copies_with_names_of_their_own() -> None:
+    trace = agents(5, seed=3)
+    drawn = resample(trace, seed=1, count=12)
+    assert len({program.program for program in drawn}) == 12
+    assert {program.origin for program in drawn} <= {program.program for program in trace}
+    assert drawn == resample(trace, seed=1, count=12) != resample(trace, seed=2, count=12)
+    assert [program.arrival for program in drawn] == sorted(program.arrival for program in drawn)
+
+
+@pytest.mark.parametrize("make", [agents, chains, map_reduces, chats])
+def test_made_up_programs_keep_the_format(make: Any) -> None:
+    for program in make(4, seed=1):
+        nodes = [
+            {"id": n.id, "kind": "llm", "after": list(n.after), "prompt": [list(p) for p in n.prompt], "output": n.output}
+            if isinstance(n, LLMNode)
+            else {"id": n.id, "kind": "tool", "after": list(n.after), "name": n.name, "duration": n.duration}
+            for n in program.nodes
+        ]
+        line = document(program=program.program, arrival=program.arrival, nodes=nodes)
+        assert len(parse(json.dumps(line)).nodes) == len(program.nodes)
+
+
+# -- public formats -----------------------------------------------------------------------------
+
+
+def test_mooncake_blocks_are_shared_by_their_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "conversation.jsonl"
+    rows = [
+        {"timestamp": 0, "input_length": 700, "output_length": 52, "hash_ids": [4, 9]},
+        {"timestamp": 1500, "input_length": 512, "output_length": 0, "hash_ids": [4]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    first, second = load_traces([path])
+    (a,), (b,) = first.nodes, second.nodes
+    assert isinstance(a, LLMNode) and isinstance(b, LLMNode)
+    assert (a.prompt_tokens, a.output, b.prompt_tokens, b.output, second.arrival) == (700, 52, 512, 1, 1.5)
+    assert a.prompt[0] == b.prompt[0]
+    path.write_text(json.dumps(rows[0] | {"input_length": 2000}))
+    with pytest.raises(TraceError, match=r"conversation\.jsonl:1: 2000 tokens do not fit 2 blocks"):
+        load_traces([path])
+
+
+def test_azure_rows_are_calls(tmp_path: Path) -> None:
+    path = tmp_path / "AzureLLMInferenceTrace_code.csv"
+    head = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    path.write_text(head + "2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.4799600,110,27\n")
+    first, second = load_traces([path])
+    assert second.arrival == pytest.approx(0.5)
+    assert [next(p.llm_nodes).prompt_tokens for p in (first, second)] == [4808, 110]
+    path.write_text(head + "2024-05-10 00:00:00.009930+00:00,x,5\n")
+    with pytest.raises(TraceError, match=r"_code\.csv:2"):
+        load_traces([path])
+    path.write_text("time,in,out\n")
+    with pytest.raises(TraceError, match="expected the columns TIMESTAMP"):
+        load_traces([path])
+
+
+def span(id: str, operation: str, start: float, end: float, **attributes: Any) -> dict[str, Any]:
+    given = {"gen_ai.operation.name": operation} | {key.replace("__", "."): value for key, value in attributes.items()}
+    return {
+        "traceId": "t1",
+        "spanId": id,
+        "parentSpanId": "root",
+        "startTimeUnixNano": str(int(start * 1e9)),
+        "endTimeUnixNano": str(int(end * 1e9)),
+        "attributes": [
+            {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
+            for key, value in given.items()
+        ],
+    }
+
+
+def test_otel_spans_become_a_conversation_with_tools(tmp_path: Path) -> None:
+    tokens = {"gen_ai__usage__input_tokens": 100, "gen_ai__usage__output_tokens": 20}
+    more = {"gen_ai__usage__input_tokens": 180, "gen_ai__usage__output_tokens": 5}
+    spans = [
+        span("root", "invoke_agent", 10.0, 16.0, gen_ai__agent__name="helper"),
+        span("a", "chat", 10.0, 11.0, **tokens),
+        span("x", "execute_tool", 11.0, 13.0, gen_ai__tool__name="search"),
+        span("y", "execute_tool", 11.0, 12.0, gen_ai__tool__name="read", error__type="boom"),
+        span("b", "chat", 14.0, 15.0, **more),
+    ]
+    path = tmp_path / "spans.json"
+    whole = {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
+    path.write_text(json.dumps(whole, indent=1))
+    (program,) = load_traces([path])
+    nodes = {node.id: node for node in program.nodes}
+    last, tool = nodes["b"], nodes["y"]
+    assert isinstance(last, LLMNode) and isinstance(tool, ToolNode)
+    assert program.workflow == "helper" and program.online
+    assert set(last.after) == {"x", "y"} and nodes["x"].after == ("a",)
+    assert last.wait == pytest.approx(1.0) and tool.failed and tool.duration == pytest.approx(1.0)
+    assert [piece.end - piece.start for piece in last.prompt] == [100, 20, 60]
+    path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "t"}]}]}]}))
+    with pytest.raises(TraceError, match=r"spans\.json:1: is no OTLP JSON"):
+        load_traces([path])
+
+
+def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.write_text("nothing of the kind")
+    with pytest.raises(TraceError, match=r"journal\.db: is no journal"):
+        load_traces([path])
+
+
+def test_two_files_may_use_the_same_names(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path in paths:
+        path.write_text(json.dumps(document()))
+    found: list[TraceProgram] = load_traces(paths)
+    assert [program.program for program in found] == ["p", "b.jsonl/p"]
