@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from orchestrator.api.views import EngineList, Health, ModelList, Readiness, ToolList
+from orchestrator.api.views import EngineList, Health, LeaseList, ModelList, Readiness, ToolList
 from tenuto.wire import (
     BadHit,
     BadHitTaken,
@@ -60,6 +60,7 @@ _OUTPUTS: tuple[type[BaseModel], ...] = (
     CacheStatsView,
     CacheTaken,
     EngineList,
+    LeaseList,
     Health,
     ModelList,
     Page[ProgramSummary],
