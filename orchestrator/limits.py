@@ -33,6 +33,7 @@ class Limits:
     functions: int = 8_192  # function calls at once on the whole server
     tenant_functions: int = 4_096
     program_functions: int = 1_024
+    speculations: int = 64  # `read` calls run ahead for tools that ask for it
     tool_cache_bytes: int = 64 * 2**20  # results of `read` tools that are given again
 
     # how long something is waited for, in seconds

@@ -175,6 +175,7 @@ class Execution:
             traceparent=trace.traceparent,
             key=key,
             deadline_s=deadline_s,
+            workflow=program.workflow,
         )
         error_type: str | None = "cancelled"
         result: JsonValue = None
@@ -188,6 +189,8 @@ class Execution:
             result = await services.tools.run(tool_run, started, intend)
             accepted = accept_result(call.type, result, services.limits.value_bytes)
             error_type = None
+            if services.tools.speculates:
+                services.tools.ended(tool_run, call.stage or call.tool, result)
             return accepted
         except CallFailure as failure:
             error_type = failure.type

@@ -36,6 +36,7 @@ class ToolRun:
     traceparent: str | None = None
     key: tuple[float, ...] = ()
     deadline_s: float | None = None
+    workflow: str = ""
 
     @property
     def idempotency_key(self) -> str:

@@ -7,8 +7,11 @@ are the program's affair. A run ends with a value or a `CallFailure`, and gives 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from math import inf
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -16,9 +19,11 @@ from orchestrator.clock import OrchestratorClock
 from orchestrator.limits import Limits
 from orchestrator.tools.caps import Caps
 from orchestrator.tools.failures import CallFailure, FailureType
+from orchestrator.tools.foresight import Ended, Foreseen
 from orchestrator.tools.pool import OfferedTool, WorkerPool
 from orchestrator.tools.runs import Intend, ToolHost, ToolRun, canonical
 from orchestrator.tools.sharing import ReadKey, ReadResults
+from orchestrator.tools.speculation import Speculation
 from tenuto.wire import EffectClass, ToolSpec
 
 SERVER_TOOLSET = "server"
@@ -46,7 +51,9 @@ class Toolbox:
         self._hosts = tuple(hosts)
         self._by_tool: dict[str, tuple[ToolHost, ToolSpec]] = {}
         self.caps = Caps()
+        self._speculates = False
         self.reads = ReadResults(clock, limit_bytes=limits.tool_cache_bytes)
+        self.ahead = Speculation(clock, most=limits.speculations)
 
     async def start(self) -> None:
         """Make the server's own tools ready. Raises ValueError if one cannot be, or if two share a name."""
@@ -66,6 +73,7 @@ class Toolbox:
             self._by_tool.setdefault(name, (host, spec))
 
     async def close(self) -> None:
+        await self.ahead.close()
         for host in reversed(self._hosts):
             await host.close()
 
@@ -109,7 +117,7 @@ class Toolbox:
                 return await self._capped(run, spec, host, started, intend)
             finally:
                 self.reads.wrote(run.tenant, place)
-        if spec is None or spec.effect is not EffectClass.READ or not (spec.share or spec.cache_s):
+        if spec is None or spec.effect is not EffectClass.READ or not (spec.share or spec.cache_s or spec.speculate):
             return await self._capped(run, spec, host, started, None)
         return await self._read(run, spec, host, place, started)
 
@@ -123,6 +131,11 @@ class Toolbox:
             started()
             return known[0]
         writes = reads.writes_at(key)
+        if spec.speculate:
+            self._speculates = True
+            self.ahead.made(run.workflow, run.program, run.tool, run.arguments)
+            if (early := await self._taken(key, writes, started)) is not None:
+                return early[0]
         if spec.share:
             value = await reads.run(key, lambda: self._capped(run, spec, host, started, None), started)
         else:
@@ -130,6 +143,42 @@ class Toolbox:
         if spec.cache_s is not None:
             reads.keep(key, value, spec.cache_s, writes)
         return value
+
+    async def _taken(self, key: ReadKey, writes: int, started: Callable[[], None]) -> tuple[JsonValue] | None:
+        """The result of an equal call that was run ahead."""
+        if not self.ahead.holds(key):
+            return None
+        started()
+        return await self.ahead.take(key, writes)
+
+    @property
+    def speculates(self) -> bool:
+        """True once a tool that may be run ahead was called: until then nothing need be remembered."""
+        return self._speculates
+
+    def ended(self, run: ToolRun, stage: str, result: JsonValue) -> None:
+        """A call ended well: what usually follows it may be run ahead."""
+        self.ahead.ended(run.workflow, run.program, Ended(stage, run.arguments, result), partial(self._foreseen, run))
+
+    def _foreseen(
+        self, run: ToolRun, foreseen: Foreseen
+    ) -> tuple[ReadKey, int, Callable[[], Coroutine[Any, Any, JsonValue]]] | None:
+        """How a foreseen call is run: only if its tool asks for it, and there is room that nobody waits for."""
+        spec = self._workers.spec(run.tenant, run.toolset, foreseen.tool)
+        host: ToolHost | None = None
+        if spec is None and (found := self._by_tool.get(foreseen.tool)) is not None:
+            host, spec = found
+        if spec is None or not spec.speculate or spec.effect is not EffectClass.READ:
+            return None
+        place = f"host:{host.name}" if host is not None else f"toolset:{run.toolset}"
+        key = ReadKey(run.tenant, place, foreseen.tool, canonical(foreseen.arguments))
+        call = f"{run.call}+ahead"
+        ahead = replace(run, call=call, tool=foreseen.tool, arguments=foreseen.arguments, timeout_s=None, key=(inf,))
+        wanted = self._wanted(ahead, spec, host)
+        if not self.caps.try_enter(wanted):
+            return None
+        self.caps.leave([name for name, _ in wanted])
+        return key, self.reads.writes_at(key), lambda: self._capped(ahead, spec, host, lambda: None, None)
 
     async def _capped(
         self,
