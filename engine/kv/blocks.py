@@ -15,12 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Blocks = array  # of "i": numbers of blocks, the root first where they are a chain
-_Numbers = NDArray[np.int32]
+_Numbers = NDArray[np.intp]
+_Counts = NDArray[np.int32]
 _LOOK = 256
 
 
 def blocks_of(numbers: Iterable[int] = ()) -> Blocks[int]:
     return array("i", numbers)
+
+
+def _places(blocks: Blocks[int]) -> _Numbers:
+    """As numpy indexes fastest."""
+    return np.asarray(blocks).astype(np.intp)
 
 
 class BlockPool:
@@ -38,8 +44,8 @@ class BlockPool:
         self.under_lease = 0
         """Blocks that a lease holds, whether sequences refer to them or not: what a lease budget is counted in."""
         self.listed: NDArray[np.bool_] = np.zeros(total, np.bool_)
-        self._refs: _Numbers = np.zeros(total, np.int32)
-        self._leases: _Numbers = np.zeros(total, np.int32)
+        self._refs: _Counts = np.zeros(total, np.int32)
+        self._leases: _Counts = np.zeros(total, np.int32)
         self._free = list(range(total - 1, -1, -1))
         # Runs in the order in which they were let go of. A block in a run is cached if its mark is still the run's.
         self._runs: deque[tuple[int, _Numbers]] = deque()
@@ -71,11 +77,11 @@ class BlockPool:
 
     def idle(self, blocks: Blocks[int]) -> int:
         """How many of `blocks` are cached."""
-        return int(np.count_nonzero(self._marks[np.asarray(blocks)]))
+        return int(np.count_nonzero(self._marks.take(_places(blocks))))
 
     def all_listed(self, blocks: Blocks[int]) -> bool:
         """Whether the contents of all `blocks` can be found by others."""
-        return bool(self.listed[np.asarray(blocks)].all())
+        return bool(self.listed.take(_places(blocks)).all())
 
     def take(self, count: int) -> Blocks[int] | None:
         """`count` (>= 1) free blocks, now active with one reference; None if there are not so many."""
@@ -84,7 +90,7 @@ class BlockPool:
             return None
         taken = blocks_of(free[-count:])
         del free[-count:]
-        self._refs[np.asarray(taken)] = 1
+        self._refs[_places(taken)] = 1
         self.active += count
         return taken
 
@@ -99,7 +105,7 @@ class BlockPool:
 
     def refer(self, blocks: Blocks[int]) -> None:
         """One more sequence holds `blocks`, which are active, leased or cached."""
-        places = np.asarray(blocks)
+        places = _places(blocks)
         refs = self._refs.take(places)
         self._refs[places] = refs + 1
         idle = places[refs == 0]
@@ -108,7 +114,7 @@ class BlockPool:
 
     def drop(self, blocks: Blocks[int]) -> None:
         """A sequence lets go of a chain. What nobody else holds becomes leased, else cached if listed, else free."""
-        places = np.asarray(blocks)[::-1]
+        places = _places(blocks)[::-1].copy()
         refs = self._refs.take(places) - 1
         self._refs[places] = refs
         idle = places[refs == 0]
@@ -122,7 +128,7 @@ class BlockPool:
 
     def lease(self, blocks: Blocks[int]) -> None:
         """One more lease holds `blocks`, which are active, leased or cached."""
-        places = np.asarray(blocks)
+        places = _places(blocks)
         leases = self._leases.take(places)
         self._leases[places] = leases + 1
         new = places[leases == 0]
@@ -131,7 +137,7 @@ class BlockPool:
 
     def unlease(self, blocks: Blocks[int]) -> None:
         """A lease lets go of a chain."""
-        places = np.asarray(blocks)[::-1]
+        places = _places(blocks)[::-1].copy()
         leases = self._leases.take(places) - 1
         self._leases[places] = leases
         ended = places[leases == 0]
@@ -142,7 +148,7 @@ class BlockPool:
 
     def newly_leased(self, blocks: Blocks[int]) -> NDArray[np.bool_]:
         """Which of `blocks` no lease holds yet."""
-        unleased: NDArray[np.bool_] = self._leases.take(np.asarray(blocks)) == 0
+        unleased: NDArray[np.bool_] = self._leases.take(_places(blocks)) == 0
         return unleased
 
     def holds_leases(self, counts: NDArray[np.int32]) -> bool:
@@ -170,7 +176,7 @@ class BlockPool:
 
     def discard(self, blocks: list[int]) -> None:
         """Cached ones among `blocks` become free, out of turn; they are unlisted already."""
-        places = np.asarray(blocks, np.int32)
+        places = np.asarray(blocks, np.intp)
         gone = places[self._marks[places] > 0]
         self._uncache(gone)
         self._free += gone.tolist()

@@ -108,7 +108,7 @@ class LeaseTable:
             lease.program,
             lease.request or (previous.request if previous is not None else ""),
             tier,
-            digests[: len(blocks)],
+            digests if len(digests) == len(blocks) else digests[: len(blocks)],
             blocks,
             lease.rank,
             ttl_s,
@@ -236,8 +236,11 @@ class LeaseTable:
         """Lease blocks of `chain` from the root as far as the tier's share goes, if need be at smaller ranks' cost."""
         pool, budget = self._stores[tier].pool, self._budget[tier]
         while True:
-            new = pool.newly_leased(chain)
             room = budget - pool.under_lease
+            if len(chain) <= room:
+                pool.lease(chain)
+                return chain
+            new = pool.newly_leased(chain)
             if int(np.count_nonzero(new)) <= room:
                 pool.lease(chain)
                 return chain
