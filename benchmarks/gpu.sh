@@ -7,7 +7,7 @@ PYTHON=${PYTHON:-python3}
 RESULTS=${OUT:-benchmarks/results}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 mkdir -p "$RESULTS"
-if "$PYTHON" -c 'import pytest' 2>/dev/null; then
+if "$PYTHON" -c 'import pytest, torch; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null; then
     timeout 100 "$PYTHON" -m pytest -q -c /dev/null --rootdir . --noconftest --import-mode=importlib \
         -p no:cacheprovider tests/gpu || echo "tests/gpu failed: see above"
 fi

@@ -309,6 +309,39 @@ def test_engine_on_kernels(tmp_path: Path) -> None:
     assert grouped, "siblings were not found"
 
 
+def test_drafts_and_draws_on_kernels(tmp_path: Path) -> None:
+    """Pieces that verify a draft, beside decodes under way, and sampled decodes, which do not run ahead."""
+    directory = make_model(tmp_path)
+    config = EngineConfig(str(directory), threads=1, max_running=2, kv_blocks=8, draft_tokens=3)
+    asked = [request("again", [7, 8, 9, 7, 8, 9, 7, 8], 5), request("drawn", [5], 3, temperature=0.8, seed=3)]
+    expected = {name: one.ids for name, one in serve(load_engine(config, ManualClock()), *asked).items()}
+    engine = load_engine(config, ManualClock())
+    spec = read_spec(directory)
+    weights = load_weights(directory, spec, torch.float32, CPU)
+    decoder = Decoder(spec, weights, TritonOps(spec, weights.embedding, 128))
+    runner = DeviceRunner(decoder, blocks=8, max_running=2, context_tokens=128)
+    seen: list[int] = []
+
+    class Guesses:
+        """One right token, then a wrong one, for one of the two."""
+
+        def drafts(self, running: Any) -> Any:
+            for sequence in running:
+                if sequence.id == "again":
+                    right = expected["again"][sequence.generated : sequence.generated + 1]
+                    yield sequence, (*right, 379)
+
+        def learn(self, step: Any, results: Any, seconds: float) -> None:
+            seen.extend(len(result) for result in results if isinstance(result, tuple))
+
+        def forget(self, sequence: str) -> None:
+            """Nothing was learnt."""
+
+    engine._runner, engine._speculator = runner, Guesses()
+    assert {name: one.ids for name, one in serve(engine, *asked).items()} == expected
+    assert 2 in seen, "no guess was taken"
+
+
 def test_nan_logits_are_an_error_of_their_request(tmp_path: Path) -> None:
     directory = make_model(tmp_path)
     spec = read_spec(directory)
