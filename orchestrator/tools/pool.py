@@ -250,6 +250,7 @@ class WorkerPool:
         intended = False
         while True:
             job.placed = asyncio.get_running_loop().create_future()
+            toolset = self._toolset(toolset.tenant, toolset.name)  # it may have been forgotten with its last worker
             self._enqueue(toolset, job)
             await asyncio.wait((job.placed, job.future), return_when=asyncio.FIRST_COMPLETED)
             if not intended and not job.future.done():
@@ -322,11 +323,13 @@ class WorkerPool:
     def _withdraw(self, toolset: _Toolset, job: Job) -> None:
         """Whoever asked for the job has gone: take it out of the queue, or back from its worker."""
         job.stop_timer()
+        toolset = self._toolset(toolset.tenant, toolset.name)
         worker = job.worker
         if worker is None:
             queue = toolset.waiting.get(job.skill)
             if queue is not None and queue.pop(job.message.task, None) is not None and not queue:
                 del toolset.waiting[job.skill]
+            self._tidy(toolset)
             return
         if job.abandoned:
             return
