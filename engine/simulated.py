@@ -283,6 +283,7 @@ class SimulatedEngine:
         self._timer: asyncio.Handle | None = None
         self._aborts: list[str] = []
         self._lost: EngineLost | None = None
+        self._death: asyncio.Future[None] | None = None
         self.busy_s = 0.0
         """Seconds in which a step ran."""
         self.recomputed_tokens = self.preemptions = 0
@@ -402,6 +403,18 @@ class SimulatedEngine:
     async def close(self) -> None:
         self.lose("the engine was closed")
 
+    @property
+    def alive(self) -> bool:
+        """Whether calls can still be made."""
+        return self._lost is None
+
+    async def lost(self) -> str:
+        """Return why, when the engine is lost; wait as long as it lives."""
+        if self._lost is None:
+            self._death = self._death or self._loop.create_future()
+            await asyncio.shield(self._death)
+        return str(self._lost)
+
     def lose(self, message: str) -> None:
         """The engine is gone, with all that it held: whoever waits hears `EngineLost`."""
         if self._lost is not None:
@@ -413,6 +426,8 @@ class SimulatedEngine:
             stream.put(EngineLost(message))
         for queue in self._subscribers:
             queue.put_nowait(None)
+        if self._death is not None and not self._death.done():
+            self._death.set_result(None)
 
     def restart(self) -> None:
         """A lost engine comes back empty."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.simulation.faults import Faults
 from orchestrator.simulation.lines import TraceError
 from orchestrator.simulation.report import CallOutcome, ProgramOutcome, Report
 from orchestrator.simulation.run import Scenario, Simulation, simulate
@@ -10,6 +11,7 @@ from orchestrator.simulation.workload import resample
 
 __all__ = [
     "CallOutcome",
+    "Faults",
     "ProgramOutcome",
     "Report",
     "Scenario",

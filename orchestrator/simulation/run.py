@@ -9,6 +9,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import cycle
 from random import Random
 from typing import Any
@@ -23,6 +24,7 @@ from orchestrator.retention import make_rule
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling import Policy, make_policy
 from orchestrator.simulation.client import Clients, Tools
+from orchestrator.simulation.faults import NO_FAULTS, CrashingEngine, Faults
 from orchestrator.simulation.report import LeaseMeter, ProgramOutcome, Report, outcome
 from orchestrator.simulation.trace import TraceProgram
 from orchestrator.simulation.workload import (
@@ -47,7 +49,8 @@ _LIMITS = Limits(
 class Scenario:
     """What is simulated. `infinite`: memory for everything, so that nothing is ever computed twice.
 
-    `wait_cap_s`: pauses that no tool explains are cut to this (people go home). `hold`: programs may be held outside.
+    `wait_cap_s`: pauses that no tool explains are cut to this (people go home). `engine_calls`: calls given to one
+    engine at once, the others wait outside in the policy's order.
     """
 
     engine: EngineProfile
@@ -58,6 +61,7 @@ class Scenario:
     seed: int = 0
     wait_cap_s: float = 120.0
     engine_calls: int = _LIMITS.engine_calls
+    faults: Faults = NO_FAULTS
 
 
 class Simulation:
@@ -78,28 +82,40 @@ class Simulation:
         self._library = library or Library()
         self._outcomes: dict[str, ProgramOutcome] = {}
         self._footprint = _Footprint()
+        self._meters: list[_Meter] = []
 
     def run(self) -> Report:
         """Run to the end of the last program, in a loop of its own."""
         return run_virtual(self._run())
 
-    def _engines(self) -> list[SimulatedEngine]:
+    def _cards(self) -> list[EngineProfile]:
+        """The profiles of the engines, by their names."""
         scenario, card = self._scenario, self._scenario.engine
         if scenario.infinite:
             card = replace(card, kv_tokens=distinct_tokens(self._programs, self._library) + 64 * card.max_running)
         names = [card.name] if scenario.replicas == 1 else [f"{card.name}-{n}" for n in range(scenario.replicas)]
-        return [SimulatedEngine(replace(card, name=name), self._library.book) for name in names]
+        return [replace(card, name=name) for name in names]
+
+    def _engine(self, card: EngineProfile) -> SimulatedEngine:
+        engine = SimulatedEngine(card, self._library.book)
+        self._meters.append(_Meter(engine))
+        return engine
 
     async def _run(self) -> Report:
         scenario, loop = self._scenario, asyncio.get_running_loop()
         rng = Random(f"simulation {scenario.seed}")
-        engines = self._engines()
-        meters = [_Meter(engine) for engine in engines]
+        clock, faults, cards = VirtualClock(), scenario.faults, self._cards()
+        crashing = [
+            CrashingEngine(card.name, partial(self._engine, card), faults, rng, clock)
+            for card in cards
+            if faults.crash_every_s
+        ]
+        engines = EnginePool([each.supervised for each in crashing] or [self._engine(card) for card in cards])
         workers = WorkerPool(limits=_LIMITS, rng=rng)
         clients: Clients
         runtime = Runtime(
-            clock=VirtualClock(),
-            engines=EnginePool(engines),
+            clock=clock,
+            engines=engines,
             workers=workers,
             journal=NullJournal(),
             policy=self._policy,
@@ -108,7 +124,8 @@ class Simulation:
             retention=make_rule(scenario.retention, lambda program, call: clients.foresee(program, call)),
         )
         await runtime.start()
-        tools = Tools(workers, self._library, lambda key, seconds: seconds)
+        engines.start()
+        tools = Tools(workers, self._library, faults.tool_seconds(rng))
         for tenant in sorted({program.tenant for program in self._programs}):
             tools.serve(tenant, tool_names([p for p in self._programs if p.tenant == tenant]))
         await asyncio.sleep(0)
@@ -118,15 +135,16 @@ class Simulation:
             wait_cap_s=scenario.wait_cap_s,
             ended=self._ended,
             progress=self._footprint.changed,
-            model_of=_by_turns([engine.name for engine in engines]),
+            model_of=_by_turns([card.name for card in cards]),
         )
         await asyncio.gather(*(clients.run(program) for program in self._programs))
         makespan_s = loop.time()
         await tools.close()
         await runtime.close()
-        for engine in engines:
-            await engine.close()
-        return self._report(engines, meters, makespan_s)
+        for each in crashing:
+            each.stop()
+        await engines.close()
+        return self._report(len(cards), makespan_s)
 
     def _ended(self, source: TraceProgram, timeline: Timeline, seconds: float) -> None:
         self._footprint.ended(source.program)
@@ -134,10 +152,11 @@ class Simulation:
             source.program, source.arrival, seconds, source.deadline, timeline, source.tenant
         )
 
-    def _report(self, engines: list[SimulatedEngine], meters: list[_Meter], makespan_s: float) -> Report:
+    def _report(self, replicas: int, makespan_s: float) -> Report:
         leases = LeaseMeter()
-        for meter in meters:
+        for meter in self._meters:
             meter.add_to(leases)
+        engines = [meter.engine for meter in self._meters]
         scenario = {**asdict(self._scenario), "engine": self._scenario.engine.name}
         return Report(
             scenario=scenario,
@@ -145,7 +164,7 @@ class Simulation:
             leases=leases,
             makespan_s=makespan_s,
             scale=self._scale,
-            busy_share=sum(engine.busy_s for engine in engines) / (len(engines) * makespan_s) if makespan_s else 0.0,
+            busy_share=sum(engine.busy_s for engine in engines) / (replicas * makespan_s) if makespan_s else 0.0,
             peak_private_tokens=self._footprint.peak,
             recomputed_tokens=sum(engine.recomputed_tokens for engine in engines),
             preemptions=sum(engine.preemptions for engine in engines),
@@ -169,6 +188,7 @@ def simulate(
     wait_cap_s: float = 120.0,
     drawn: bool = True,
     scale: float | None = None,
+    faults: Faults | None = None,
 ) -> Report:
     """Simulate a trace, resampled and with new arrivals by `seed` (`drawn` False: as it stands).
 
@@ -185,7 +205,7 @@ def simulate(
     card = replace(card, **{name: value for name, value in changes.items() if value is not None})
     chosen = resample(trace, seed=seed, count=programs) if drawn else list(trace)
     library = library_of(trace)
-    scenario = Scenario(card, replicas, policy, retention, infinite, seed, wait_cap_s)
+    scenario = Scenario(card, replicas, policy, retention, infinite, seed, wait_cap_s, faults=faults or NO_FAULTS)
     if scale is None:
         scale = 1.0 if load is None else calibrate(chosen, scenario, load, library)
     return Simulation(scaled(chosen, scale), scenario, scale=scale, library=library).run()
@@ -198,7 +218,7 @@ def calibrate(programs: Sequence[TraceProgram], scenario: Scenario, load: float,
     do not reach the load gets the factor at which they nearly do.
     """
     capacity = scenario.engine.kv_tokens * scenario.replicas
-    scenario = replace(scenario, policy="fcfs", retention="lru", infinite=True)
+    scenario = replace(scenario, policy="fcfs", retention="lru", infinite=True, faults=NO_FAULTS)
 
     def reached(factor: float) -> float:
         report = Simulation(scaled(programs, factor), scenario, library=library).run()
@@ -282,7 +302,7 @@ class _Meter:
     """Measures an engine's leases from its events."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
-        self._engine = engine
+        self.engine = engine
         self._loop = asyncio.get_running_loop()
         self._open: dict[str, tuple[float, int]] = {}
         self._ended: list[tuple[str, float]] = []
@@ -294,7 +314,7 @@ class _Meter:
             self._open.setdefault(event.lease, (now_s, event.blocks))
         elif event.kind is EngineEventKind.LEASE_ENDED and event.lease is not None and event.outcome is not None:
             since_s, blocks = self._open.pop(event.lease, (now_s, 0))
-            block_bytes = 16 * self._engine.profile.kv_bytes_per_token
+            block_bytes = 16 * self.engine.profile.kv_bytes_per_token
             self._ended.append((event.outcome.value, blocks * block_bytes * (now_s - since_s)))
 
     def add_to(self, leases: LeaseMeter) -> None:

@@ -114,7 +114,13 @@ def test_resampling_draws_copies_with_names_of_their_own() -> None:
 def test_made_up_programs_keep_the_format(make: Any) -> None:
     for program in make(4, seed=1):
         nodes = [
-            {"id": n.id, "kind": "llm", "after": list(n.after), "prompt": [list(p) for p in n.prompt], "output": n.output}
+            {
+                "id": n.id,
+                "kind": "llm",
+                "after": list(n.after),
+                "prompt": [list(p) for p in n.prompt],
+                "output": n.output,
+            }
             if isinstance(n, LLMNode)
             else {"id": n.id, "kind": "tool", "after": list(n.after), "name": n.name, "duration": n.duration}
             for n in program.nodes
