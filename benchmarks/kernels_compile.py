@@ -260,7 +260,7 @@ def main() -> None:
         Figure("kernels_with_spills", sum(row["spill_bytes"] > 0 for row in rows), "==", 0),
     ]
     finish(
-        "kernels_sm90", figures, args=args, at_start=at_start, detail={"target": f"sm_{CAPABILITY}", "kernels": rows}
+        "kernels_compile", figures, args=args, at_start=at_start, detail={"target": f"sm_{CAPABILITY}", "kernels": rows}
     )
 
 
