@@ -298,7 +298,7 @@ class LocalEngine:
         cached = {Tier.DEVICE: device * BLOCK_TOKENS, Tier.HOST: host * BLOCK_TOKENS}
         if not self.capabilities.host_kv_tokens:
             del cached[Tier.HOST]
-        rate = self._scheduler.prefill_s_per_token
+        rate = self._scheduler.tables.prefill_s_per_token
         return Estimate(
             cached_tokens=cached,
             prefill_s=(len(prompt_ids) - (device + host) * BLOCK_TOKENS) * rate + host * self._runner.copy_s_per_block,
@@ -321,7 +321,7 @@ class LocalEngine:
         leases = self._cache.leases
         leases.expire(self._is_queued)
         leases.fetch_wanted()
-        self._scheduler.copy_s_per_block = self._runner.copy_s_per_block
+        self._scheduler.tables.copy_s_per_block = self._runner.copy_s_per_block
         if self._speculator is not None:
             for sequence, draft in self._speculator.drafts(s for s in self._scheduler.running if s.decoding):
                 self._scheduler.draft(sequence, draft)
@@ -452,7 +452,7 @@ class LocalEngine:
         """The prompt of several outputs is computed: the others go on from its blocks, a copy of the partial one."""
         source = first.sequence
         tokens, table = source.prompt_tokens, source.table
-        digest = self._scheduler.publish_tail(source)
+        digest = self._scheduler.tables.publish_tail(source)
         path = self._cache.device.path(table[: (tokens - 1) // BLOCK_TOKENS])
         for call in first.request.calls[1:]:
             sequence = call.sequence
@@ -516,7 +516,7 @@ class LocalEngine:
         """What an ending output leaves to those who continue or lease it."""
         sequence, device = call.sequence, self._cache.device
         full = sequence.computed // BLOCK_TOKENS
-        tail = self._scheduler.publish_tail(sequence) if sequence.table else None
+        tail = self._scheduler.tables.publish_tail(sequence) if sequence.table else None
         return Chain(
             sequence.id,
             sequence.salt,
@@ -532,7 +532,7 @@ class LocalEngine:
     def _fail(self, call: _Call, error: EngineError) -> None:
         """End a request with an error; nothing that its faulty output computed is used again."""
         table = list(call.sequence.table)
-        self._scheduler.forget(call.sequence)
+        self._scheduler.tables.forget(call.sequence)
         self._scheduler.end(call.sequence, keep=False)
         self._outbox.append((call.request.asked.id, error))
         for other in list(call.request.calls):
@@ -565,5 +565,5 @@ class LocalEngine:
         if tokens - len(step.decodes) < max(len(step.decodes), BLOCK_TOKENS):
             return
         rate = seconds / tokens
-        known = self._scheduler.prefill_s_per_token
-        self._scheduler.prefill_s_per_token = rate if known == 0.0 else _MEMORY * known + (1 - _MEMORY) * rate
+        known = self._scheduler.tables.prefill_s_per_token
+        self._scheduler.tables.prefill_s_per_token = rate if known == 0.0 else _MEMORY * known + (1 - _MEMORY) * rate

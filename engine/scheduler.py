@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 
 from engine.admission import peak_blocks
 from engine.config import BLOCK_TOKENS
-from engine.kv.blocks import Blocks, blocks_of
+from engine.kv.blocks import blocks_of
 from engine.kv.cache import BlockCache, CopyKind
-from engine.kv.prefix import ROOT, Digest
 from engine.protocol import PriorityKey, QueueFull
 from engine.sequence import Sequence, State, blocks_for
+from engine.tables import Tables
 from engine.waiting import WaitingQueue
 
 Result = int | tuple[int, ...] | Exception
@@ -96,11 +96,9 @@ class Scheduler:
         self._live: dict[str, list[Sequence]] = {}
         self._rows = list(range(max_running - 1, -1, -1))
         self._arrivals = 0
-        self._owed = 0
+        self.tables = Tables(cache, self._room)
         self._ends = 0
         self._refused: tuple[tuple[PriorityKey, int], int, int] | None = None
-        self.copy_s_per_block = 0.0
-        self.prefill_s_per_token = 0.0
 
     @property
     def running(self) -> Seq[Sequence]:
@@ -127,7 +125,7 @@ class Scheduler:
         if sequence.state is State.ENDED:
             return
         if keep and sequence.table:
-            self.publish_tail(sequence)
+            self.tables.publish_tail(sequence)
         if sequence.state is State.WAITING:
             self._dequeued(sequence)
             self._settle(sequence.program)
@@ -195,7 +193,7 @@ class Scheduler:
                     sequence.tokens.append(result)
                     computed = sequence.computed = sequence.computed + 1
                     if not computed % BLOCK_TOKENS:
-                        self._fill(sequence, computed // BLOCK_TOKENS - 1)
+                        self.tables.fill(sequence, computed // BLOCK_TOKENS - 1)
                         filled.append(sequence)
             else:
                 self._accept(sequence, result)
@@ -213,8 +211,8 @@ class Scheduler:
             sequence.tokens.grow(steps)  # type: ignore[attr-defined]
             missing = sequence.computed // BLOCK_TOKENS + 1 - len(sequence.table)
             if missing > 0:
-                self._grow(sequence, missing)
-            self._fill(sequence, first)
+                self.tables.grow(sequence, missing)
+            self.tables.fill(sequence, first)
 
     def quiet_steps(self, step: Step, at_most: int) -> int:
         """How many steps (1 to `at_most`) would be just like `step`, each sequence decoding one token more.
@@ -232,23 +230,6 @@ class Scheduler:
             need = sum(max((s.computed + steps) // BLOCK_TOKENS + 1 - len(s.table), 0) for s in step.decodes)
             low, high = (steps, high) if need <= free else (low, steps - 1)
         return low
-
-    def forget(self, sequence: Sequence) -> None:
-        """What `sequence` computed itself cannot be trusted: nobody shall find it again. Call before `end`."""
-        for block in sequence.table[sequence.adopted : sequence.adopted + 1]:
-            digest = self.cache.device.index.name(block)
-            if digest is not None:
-                self.cache.forget(digest)
-
-    def publish_tail(self, sequence: Sequence) -> Digest | None:
-        """Let the partial last block of what is computed be found; its name, or that of a full last block."""
-        digest = sequence.tail_digest()
-        full = sequence.computed // BLOCK_TOKENS
-        if digest is None:
-            return sequence.hashes[full - 1] if full else None
-        if len(sequence.table) > full:
-            self.cache.publish_tail(sequence.table[: full + 1], digest, sequence.program)
-        return digest
 
     # prompts: running and waiting, in one order
 
@@ -284,17 +265,17 @@ class Scheduler:
 
         A piece that is not the last ends on a block's end, so that the next one can go on with a block found by then.
         """
-        self._adopt(sequence)
+        self.tables.adopt(sequence)
         start, total = sequence.computed, len(sequence.tokens)
         end = min(start + budget, total)
         if end < total:
             end -= end % BLOCK_TOKENS
         missing = blocks_for(end) - len(sequence.table)
         if missing > 0:
-            self._grow(sequence, missing)
+            self.tables.grow(sequence, missing)
         end = min(end, len(sequence.table) * BLOCK_TOKENS)
         if end // BLOCK_TOKENS > start // BLOCK_TOKENS:
-            again = self._publish(sequence, start // BLOCK_TOKENS, end // BLOCK_TOKENS)
+            again = self.tables.publish(sequence, start // BLOCK_TOKENS, end // BLOCK_TOKENS)
             sequence.recomputed_tokens += again
         return max(end - start, 0)
 
@@ -317,7 +298,7 @@ class Scheduler:
         sequence.state = State.RUNNING
         sequence.row = self._rows.pop()
         insort(self._running, sequence, key=_order)
-        self._owe(sequence, blocks_for(len(sequence.tokens) + sequence.remaining) - len(sequence.table))
+        self.tables.owe(sequence, blocks_for(len(sequence.tokens) + sequence.remaining) - len(sequence.table))
         if sequence.decoding:
             self._stale = True
             if len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
@@ -325,8 +306,8 @@ class Scheduler:
         else:
             self._prefilling[sequence] = None
         if not paused:
-            self._adopt(sequence)
-            self._unsave(sequence)
+            self.tables.adopt(sequence)
+            self.tables.unsave(sequence)
             self.cache.leases.touch(sequence.program, sequence.table)
             if sequence.continues:
                 self.cache.leases.hand_off(sequence.continues)
@@ -345,7 +326,7 @@ class Scheduler:
         found = self.cache.find(sequence.hashes, (len(sequence.tokens) - 1) // BLOCK_TOKENS, sequence.path)
         idle = pool.idle(found)
         need = blocks_for(len(sequence.tokens) + sequence.remaining) - len(found)
-        fits = need + self._owed <= pool.available - idle
+        fits = need + self.tables.owed <= pool.available - idle
         if not fits:
             # Those behind in urgency would make room when it comes to that.
             holders = self._running + self._paused
@@ -356,89 +337,6 @@ class Scheduler:
         return fits
 
     # blocks
-
-    def _adopt(self, sequence: Sequence) -> None:
-        """Go on with blocks that hold the next of the prompt already, on the device or on the host.
-
-        The last token is always computed.
-        """
-        cache, table, first = self.cache, sequence.table, len(sequence.table)
-        if sequence.computed != first * BLOCK_TOKENS:
-            return
-        limit = (len(sequence.tokens) - 1) // BLOCK_TOKENS
-        found = cache.find(sequence.hashes, limit, sequence.path) if first == 0 else blocks_of()
-        found = found or cache.device.index.run(sequence.hashes, first, limit)
-        if found:
-            cache.device.pool.refer(found)
-            table.extend(found)
-            if sequence.shared == first:
-                sequence.shared = len(table)
-        self._load(sequence, limit)
-        if sequence.adopted == first:
-            sequence.adopted = len(table)
-        sequence.computed = len(table) * BLOCK_TOKENS
-        if sequence.tail is not None:
-            self._adopt_tail(sequence, *sequence.tail)
-        self._owe(sequence, sequence.owed - len(table) + first)
-        if not sequence.preemptions:
-            sequence.cached_tokens += sequence.computed - first * BLOCK_TOKENS
-
-    def _load(self, sequence: Sequence, limit: int) -> None:
-        """Bring the next full blocks from the host, if they are there."""
-        table, host = sequence.table, self.cache.host
-        sources = host.index.run(sequence.hashes, len(table), limit) if host.pool.total else None
-        if sources:
-            host.pool.refer(sources)
-            self._room(sequence, len(sources))
-            parent = table[-1] if table else ROOT
-            table.extend(self.cache.load(sequence.hashes, len(table), parent, sources, sequence.program))
-            host.pool.drop(sources)
-
-    def _adopt_tail(self, sequence: Sequence, digest: Digest, tokens: int) -> None:
-        """Go on in a partial block: in the block itself if nobody else is, else in a copy."""
-        table = sequence.table
-        usable = min(tokens, len(sequence.tokens) - 1)
-        if (tokens - 1) // BLOCK_TOKENS != len(table) or usable <= sequence.computed:
-            return
-        for store, kind in (
-            (self.cache.device, CopyKind.DEVICE_TO_DEVICE),
-            (self.cache.host, CopyKind.HOST_TO_DEVICE),
-        ):
-            block = store.index.get(digest)
-            if block is None:
-                continue
-            source = blocks_of((block,))
-            alone = store is self.cache.device and not store.pool.refs(block) and tokens % BLOCK_TOKENS > 0
-            store.pool.refer(source)
-            if alone:
-                table.append(block)
-            elif self._grow(sequence, 1, owed=False):
-                self.cache.copy(kind, source, table[-1:])
-                store.pool.drop(source)
-            else:
-                store.pool.drop(source)
-                return
-            sequence.computed = usable
-            return
-
-    def _grow(self, sequence: Sequence, count: int, *, owed: bool = True) -> bool:
-        """Up to `count` more blocks for a running sequence, if need be from others. False: none, it must wait."""
-        if count == 1 and (block := self.cache.device.take_one()) is not None:
-            sequence.table.append(block)
-            if owed and sequence.owed:
-                self._owe(sequence, sequence.owed - 1)
-            return True
-        taken = self.cache.device.take(count)
-        if taken is None:
-            self._room(sequence, count)
-            count = min(count, self.cache.device.pool.available)
-            taken = self.cache.device.take(count) if count else None
-            if taken is None:
-                return False
-        sequence.table.extend(taken)
-        if owed and sequence.owed:
-            self._owe(sequence, sequence.owed - count)
-        return True
 
     def _room(self, sequence: Sequence, count: int) -> None:
         """Make `count` blocks available: from leases, from who is paused, from those behind `sequence` in order."""
@@ -453,31 +351,11 @@ class Scheduler:
 
     def _go_on(self, sequence: Sequence) -> None:
         """Give a decoding sequence the block that its next token needs; without memory it stalls where it is."""
-        stalled = not self._grow(sequence, 1)
+        stalled = not self.tables.grow(sequence, 1)
         if stalled:
             self._filled.append(sequence)
         self._stale = self._stale or stalled or sequence.stalled
         sequence.stalled = stalled
-
-    def _owe(self, sequence: Sequence, blocks: int) -> None:
-        blocks = max(blocks, 0)
-        self._owed += blocks - sequence.owed
-        sequence.owed = blocks
-
-    def _publish(self, sequence: Sequence, first: int, end: int) -> int:
-        """List full blocks of the sequence; those listed already take their place. Tokens that had been evicted."""
-        table, block = sequence.table, sequence.table[first]
-        again = self.cache.publish(table, sequence.hashes, first, end, sequence.program)
-        if table[first] != block:
-            sequence.synced = min(sequence.synced, first)
-        return again
-
-    def _fill(self, sequence: Sequence, first: int) -> None:
-        """List the blocks from `first` on that a decoding sequence has filled."""
-        end = sequence.computed // BLOCK_TOKENS
-        if end > first:
-            sequence.hash_blocks()
-            self._publish(sequence, first, end)
 
     # what a step brought
 
@@ -504,7 +382,7 @@ class Scheduler:
         for token in tokens:
             sequence.tokens.append(token)
         sequence.computed += max(len(tokens), 1)
-        self._fill(sequence, first)
+        self.tables.fill(sequence, first)
         if len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
             self._filled.append(sequence)
 
@@ -522,7 +400,7 @@ class Scheduler:
                 continue
             missing = blocks_for(sequence.computed + 1 + len(draft)) - len(sequence.table)
             if missing > 0:
-                self._grow(sequence, missing)
+                self.tables.grow(sequence, missing)
             step.pieces.append(Piece(sequence, sequence.computed, 1 + len(draft), draft))
             budget -= len(draft)
             verified.add(sequence)
@@ -554,7 +432,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Off the device: to the host if it fits there and copying is cheaper than computing again."""
-        saved = self._save(sequence)
+        saved = self.tables.save(sequence)
         paused = sequence.state is State.WAITING
         self._leave(sequence)
         if saved is not None:
@@ -564,28 +442,6 @@ class Scheduler:
             sequence.queued = True
         else:
             self._enqueue(sequence)
-
-    def _save(self, sequence: Sequence) -> Blocks[int] | None:
-        """Copies of a sequence's blocks on the host, held; None if there is no room or computing is cheaper."""
-        full = sequence.computed // BLOCK_TOKENS
-        digest = self.publish_tail(sequence)
-        if digest is None:
-            return None
-        sequence.tail = (digest, sequence.computed)
-        digests = sequence.hashes[:full]
-        if sequence.computed % BLOCK_TOKENS:
-            digests.append(digest)
-        table = sequence.table[: len(digests)]
-        copying_s = 2 * len(table) * self.copy_s_per_block
-        if copying_s > sequence.computed * self.prefill_s_per_token or not self.cache.device.pool.all_listed(table):
-            return None
-        return self.cache.save(table, digests, sequence.program)
-
-    def _unsave(self, sequence: Sequence) -> None:
-        """Let go of what is held on the host."""
-        if sequence.saved:
-            self.cache.host.pool.drop(sequence.saved)
-            sequence.saved = blocks_of()
 
     def _leave(self, sequence: Sequence, *, keep_progress: bool = False) -> None:
         """A sequence gives back its row, its blocks and its place among those that run or are paused."""
@@ -600,8 +456,8 @@ class Scheduler:
         if sequence.table:
             self.cache.release(sequence.table)
             sequence.table = blocks_of()
-        self._unsave(sequence)
-        self._owe(sequence, 0)
+        self.tables.unsave(sequence)
+        self.tables.owe(sequence, 0)
         sequence.row, sequence.synced = -1, 0
         if not keep_progress:
             sequence.computed = sequence.adopted = sequence.shared = 0
@@ -642,7 +498,7 @@ class Scheduler:
         assert {s.id for s in self._running if not s.decoding} == {s.id for s in self._prefilling}
         rows = [sequence.row for sequence in self._running] + self._rows
         assert sorted(rows) == list(range(self._max_running)), "rows are lost or shared"
-        assert self._owed == sum(s.owed for s in live), "owed blocks are miscounted"
+        assert self.tables.owed == sum(s.owed for s in live), "owed blocks are miscounted"
         for store, tables in (
             (self.cache.device, [s.table for s in live]),
             (self.cache.host, [s.saved for s in live]),

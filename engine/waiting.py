@@ -10,7 +10,6 @@ import heapq
 from collections import Counter
 from itertools import count
 
-from engine.protocol import PriorityKey
 from engine.sequence import Sequence
 
 _FIRST, _KEY, _OWNER = 0, 1, 4
