@@ -19,6 +19,7 @@ from benchmarks.cache_stream import Stream, Tally
 _GRID = np.linspace(0.01, 0.99, 50)
 _Z = np.array([NormalDist().inv_cdf(1 - e) for e in _GRID])
 _MIN_OBSERVATIONS = 6
+_PLACE = tempfile.TemporaryDirectory()  # GPTCache writes its index once more when the process ends
 
 
 class PerEntryLearner:
@@ -117,26 +118,25 @@ def gptcache_defaults(stream: Stream, order: Sequence[int]) -> Tally | None:
     except Exception:  # it is absent, or what it needs is
         return None
     numbers = {text: i for i, text in enumerate(stream.texts)}
-    with tempfile.TemporaryDirectory() as directory:
-        place = Path(directory)
-        cache = Cache()
-        cache.init(
-            pre_embedding_func=get_prompt,
-            embedding_func=lambda prompt, **_: stream.vectors[numbers[prompt]],
-            data_manager=get_data_manager(
-                CacheBase("sqlite", sql_url=f"sqlite:///{place / 'cache.db'}"),
-                VectorBase("faiss", dimension=stream.vectors.shape[1], index_path=str(place / "faiss.index")),
-                max_size=len(stream) + 1,
-            ),
-            similarity_evaluation=SearchDistanceEvaluation(),
-            config=Config(),
-        )
-        tally = Tally()
-        for question in order:
-            text = stream.texts[question]
-            answer = get(text, cache_obj=cache)
-            if answer is None:
-                put(text, str(question), cache_obj=cache)
-            right = answer is not None and stream.same(question, int(answer))
-            tally.count(stream.categories[question], answer is not None, right)
-        return tally
+    place = Path(_PLACE.name)
+    cache = Cache()
+    cache.init(
+        pre_embedding_func=get_prompt,
+        embedding_func=lambda prompt, **_: stream.vectors[numbers[prompt]],
+        data_manager=get_data_manager(
+            CacheBase("sqlite", sql_url=f"sqlite:///{place / 'cache.db'}"),
+            VectorBase("faiss", dimension=stream.vectors.shape[1], index_path=str(place / "faiss.index")),
+            max_size=len(stream) + 1,
+        ),
+        similarity_evaluation=SearchDistanceEvaluation(),
+        config=Config(),
+    )
+    tally = Tally()
+    for question in order:
+        text = stream.texts[question]
+        answer = get(text, cache_obj=cache)
+        if answer is None:
+            put(text, str(question), cache_obj=cache)
+        right = answer is not None and stream.same(question, int(answer))
+        tally.count(stream.categories[question], answer is not None, right)
+    return tally

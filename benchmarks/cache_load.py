@@ -46,8 +46,8 @@ class Engine:
 def overloaded(
     stream: Stream, make: Callable[[], Replay], order: Sequence[int], *, over: float, adapt: bool, seed: int
 ) -> tuple[int, Tally]:
-    """Calibrate on the first half at rest, then let the second half arrive so fast that the cache at rest would send the
-    engine `over` times its capacity. Returns the engine's calls and the hits of that second half."""
+    """Calibrate on the first half at rest, then let the second half arrive so fast that the cache at rest would send
+    the engine `over` times its capacity. Returns the engine's calls and the hits of that second half."""
     replay, half = make(), len(order) // 2
     at_rest = [replay.ask(q)[0] for q in order[:half]]
     recent = at_rest[-half // 4 :]
@@ -58,9 +58,7 @@ def overloaded(
         now += float(gap)
         engine.advance(now)
         queue_s = now - engine.waiting[0] if engine.waiting else 0.0
-        load = level.observe(
-            now, queue_s=queue_s, target_s=QUEUE_TARGET_S, running=len(engine.ends), capacity=PLACES
-        )
+        load = level.observe(now, queue_s=queue_s, target_s=QUEUE_TARGET_S, running=len(engine.ends), capacity=PLACES)
         hit, right = replay.ask(question, load if adapt else 0.0)
         if not hit:
             engine.submit(now)

@@ -46,15 +46,17 @@ def read_rows(path: Path, *, part: Callable[[int], bool] = lambda _: True) -> li
     """Rows of JSON lines (plain or gzip) with `text`, `intent` (or `label`) and `domain` (or `category`).
 
     `part` chooses rows by their number, so that what is tuned on is never what is measured."""
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as lines:
-        rows = [json.loads(line) for number, line in enumerate(lines) if part(number) and line.strip()]
+    raw = path.read_bytes()
+    lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().splitlines()
+    rows = [json.loads(line) for number, line in enumerate(lines) if part(number) and line.strip()]
     seen: dict[str, dict[str, str]] = {}
     for row in rows:
         label = row.get("label", row.get("intent", ""))
         category = row.get("category", row.get("domain", "all"))
         unanswerable = label in ("", "oos", "out_of_scope")
-        seen.setdefault(row["text"], {"text": row["text"], "label": "" if unanswerable else label, "category": category})
+        seen.setdefault(
+            row["text"], {"text": row["text"], "label": "" if unanswerable else label, "category": category}
+        )
     return list(seen.values())
 
 
@@ -123,9 +125,7 @@ class Replay:
         best, effective, similarity = self._best(question, category)
         if best >= 0:
             calibrator.seen(category.name, effective)
-            threshold = max(
-                calibrator.threshold(name, load) for name in {category.name, stream.categories[best]}
-            )
+            threshold = max(calibrator.threshold(name, load) for name in {category.name, stream.categories[best]})
             right = stream.same(question, best)
             if effective >= threshold:
                 if self._rng.random() < category.shadow_rate:
@@ -142,7 +142,9 @@ class Replay:
         if not len(kept):
             return -1, 0.0, 0.0
         similarities = self._stream.gram[question, kept]
-        near = np.argpartition(similarities, -CANDIDATES)[-CANDIDATES:] if len(kept) > CANDIDATES else np.arange(len(kept))
+        near = (
+            np.argpartition(similarities, -CANDIDATES)[-CANDIDATES:] if len(kept) > CANDIDATES else np.arange(len(kept))
+        )
         best, best_effective, best_similarity = -1, -1.0, 0.0
         floor = category.floor - OBSERVED_BELOW_FLOOR
         asked = self._stream.signatures[question]
@@ -170,24 +172,18 @@ def run(stream: Stream, order: Iterable[int], replay: Replay) -> tuple[Tally, li
     return tally, steps
 
 
-def single_threshold(stream: Stream, order: Sequence[int], threshold: float, guards: frozenset[object] | None) -> Tally:
-    """One similarity for all categories, insert on a miss: what a cache without categories does."""
-    kept, count, tally = np.empty(len(stream), dtype=np.int64), 0, Tally()
+def single_threshold(stream: Stream, order: Sequence[int], threshold: float) -> list[tuple[bool, bool]]:
+    """One similarity for all categories, insert on a miss: (served, right) of each question in order."""
+    kept, count, steps = np.empty(len(stream), dtype=np.int64), 0, []
     for question in order:
         hit = right = False
         if count:
             similarities = stream.gram[question, kept[:count]]
-            near = np.argpartition(similarities, -CANDIDATES)[-CANDIDATES:] if count > CANDIDATES else np.arange(count)
-            for at in near[np.argsort(-similarities[near])]:
-                if similarities[at] < threshold:
-                    break
-                entry = int(kept[at])
-                if guards and disagreement(stream.signatures[question], stream.signatures[entry], guards):  # type: ignore[arg-type]
-                    continue
-                hit, right = True, stream.same(question, entry)
-                break
+            at = int(similarities.argmax())
+            if similarities[at] >= threshold:
+                hit, right = True, stream.same(question, int(kept[at]))
         if not hit:
             kept[count] = question
             count += 1
-        tally.count(stream.categories[question], hit, right)
-    return tally
+        steps.append((hit, right))
+    return steps

@@ -1,11 +1,12 @@
-"""Questions for text-to-SQL that look alike and are not: our own trap set. Whether two questions have the same answer is
-found by running their SQL, never by opinion.
+"""Questions for text-to-SQL that look alike and are not: our own trap set. Whether two questions have the same answer
+is found by running their SQL, never by opinion.
 
 Each family is one question in several wordings, its SQL, and questions that differ from it in one thing: a negation, an
 order word, a column. Numbers, years and names are changed by drawing another value for one slot. The families of the
 part "tune" are for improving the cache, those of "measure" for the figures alone.
 """
 
+# ruff: noqa: E501 -- a table of questions and their SQL reads best one to a line
 from __future__ import annotations
 
 import random
@@ -155,7 +156,9 @@ def database(seed: int) -> sqlite3.Connection:
         shop.execute("INSERT INTO customers VALUES (?,?,?,?,?)", (i, f"Customer {i:03}", country, city, day()))
     for i in range(1, 81):
         price, grams = round(rng.uniform(20, 1200), 2), round(rng.uniform(40, 1500))
-        shop.execute("INSERT INTO products VALUES (?,?,?,?,?)", (i, f"Product {i:03}", rng.choice(SLOTS["p"]), price, grams))
+        shop.execute(
+            "INSERT INTO products VALUES (?,?,?,?,?)", (i, f"Product {i:03}", rng.choice(SLOTS["p"]), price, grams)
+        )
     for i in range(1, 1501):
         quantity, returned = rng.randint(1, 9), rng.choice((0, 0, 0, 1, 2))
         amount = round(quantity * rng.uniform(5, 150), 2)
@@ -178,7 +181,14 @@ def draw(part: Part, instances: int, seed: int) -> Iterator[tuple[Asked, list[As
             asked = [Asked("paraphrase", w.format(**values), family.sql.format(**values)) for w in others]
             for kind, question, sql in family.traps:
                 asked.append(Asked(kind, question.format(**values), sql.format(**values)))
-            for slot, kind in (("n", "number"), ("k", "number"), ("y", "year"), ("c", "entity"), ("t", "entity"), ("p", "entity")):
+            for slot, kind in (
+                ("n", "number"),
+                ("k", "number"),
+                ("y", "year"),
+                ("c", "entity"),
+                ("t", "entity"),
+                ("p", "entity"),
+            ):
                 if f"{{{slot}}}" in base:
                     other = rng.choice([v for v in SLOTS[slot] if v not in values.values()])
                     changed = values | {slot: other}

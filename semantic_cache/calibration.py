@@ -271,10 +271,11 @@ class Calibrator:
         variance = _sum_from_top(traffic**2 * share * (1 - share) / (strength + 1)) / above**2
         pull = traffic * p * (1 - p) * self._prior.bin_labels / strength  # d tail / d log odds of the curve
         by_level, by_slope = _sum_from_top(pull) / above, _sum_from_top(pull * _X) / above
-        for i in range(len(self._names)):
-            at = np.array([0, 1, 2 + i])
-            gradient = np.stack([by_level[i], by_slope[i], by_level[i]])
-            variance[i] += np.einsum("jb,jk,kb->b", gradient, covariance[np.ix_(at, at)], gradient)
+        own = np.arange(2, 2 + len(self._names))
+        level = covariance[0, 0] + 2 * covariance[0, own] + covariance[own, own]
+        slope = covariance[0, 1] + covariance[1, own]
+        variance += by_level**2 * level[:, None] + by_slope**2 * covariance[1, 1]
+        variance += 2 * by_level * by_slope * slope[:, None]
         return _Tails(above, mean, upper_bound(mean, variance, self._z))
 
     def _fit(self, right: Floats, wrong: Floats) -> tuple[Floats, Floats]:
@@ -302,7 +303,10 @@ class Calibrator:
             hessian[1, own] += (weight * _X).sum(1)
             hessian[own, own] += weight.sum(1)
             hessian = np.triu(hessian) + np.triu(hessian, 1).T
-            curve = curve + np.clip(np.linalg.solve(hessian, gradient), -5, 5)
+            step = np.clip(np.linalg.solve(hessian, gradient), -5, 5)
+            curve = curve + step
+            if np.abs(step).max() < 1e-3:  # it starts where the last fit ended
+                break
         curve[1] = min(curve[1], -0.3)  # closer is never worse
         self._curve = curve
         odds = curve[0] + curve[1] * _X + curve[2:, None]

@@ -20,8 +20,8 @@ from semantic_cache.policy import Category
 ENTRY_OVERHEAD = 1_000
 """Bytes counted for each entry besides its body, question and vector: rows, keys and the graph's links."""
 
-_SAMPLE = 2_048
-_BATCH = 32
+_SAMPLE = 1_024
+_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def value_density(table: EntryTable, slots: NDArray[np.int64], now: float, token
 def victims(
     table: EntryTable, category: int, now: float, token_seconds: float, rng: np.random.Generator
 ) -> Sequence[int]:
-    """Up to 32 ids of the category with the least value among a random sample: constant work at any size.
+    """Up to 16 ids of the category with the least value among a random sample: constant work at any size.
 
     Expired entries come first, as their value is 0.
     """

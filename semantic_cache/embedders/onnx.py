@@ -47,9 +47,14 @@ class OnnxEmbedder:
     def dimensions(self) -> int:
         return self.card.dimensions
 
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text's tokens, with those that mark its ends."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
     def embed_now(self, text: str) -> Vector | None:
         """As `embed`, on the calling thread."""
-        ids = self._tokenizer.encode(text).ids
+        ids = self.tokenize(text)
         if len(ids) > self.card.max_tokens:
             return None
         try:

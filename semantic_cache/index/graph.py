@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a cache without an embedder has no graph and needs no such 
 
 CONNECTIVITY = 16
 EXPANSION_ADD = 128
-EXPANSION_SEARCH = 96
+EXPANSION_SEARCH = 64
 _CHUNK = 256  # rows added between two looks at whether the work is still wanted
 
 
@@ -35,19 +35,19 @@ Alive = Callable[[Ids], NDArray[np.bool_]]
 class GraphWork:
     """What a worker thread is to do, as it was when it was planned.
 
-    `ids`, `vectors`: the tail as it stood (later rows only ever come after them). `anew`: keep of `base` only what
-    is alive, as a graph, or as plain rows when `flat`; otherwise add to a copy of `base`.
+    `ids`, `vectors`: the tail as it stood, in parts (later rows only ever come after them). `anew`: keep of `base`
+    only what is alive, as a graph, or as plain rows when `flat`; otherwise add to a copy of `base`.
     """
 
     base: Index | None
     ids: Ids
-    vectors: Vectors
+    vectors: tuple[Vectors, ...]
     alive: Alive
     anew: bool
     flat: bool
     dimensions: int
 
-    def run(self, wanted: Callable[[], bool]) -> Index | ScanRows | None:
+    def run(self, wanted: Callable[[], bool], threads: int = 1) -> Index | ScanRows | None:
         """The new rows; None when `wanted` turned False meanwhile. Takes seconds to minutes, mostly without the
         interpreter's lock."""
         into: Index | ScanRows
@@ -63,7 +63,7 @@ class GraphWork:
             if isinstance(into, ScanRows):
                 into.append(ids, vectors)
             elif len(ids):
-                into.add(ids, vectors, threads=1)
+                into.add(ids, vectors, threads=threads)
         return into
 
     def _chunks(self) -> Iterator[tuple[Ids, NDArray[np.float16]]]:
@@ -73,10 +73,14 @@ class GraphWork:
                 keys = keys[self.alive(keys)]
                 if len(keys):
                     yield keys, np.asarray(self.base.get(keys), dtype=np.float16)
-        for start in range(0, len(self.ids), _CHUNK):
-            ids = self.ids[start : start + _CHUNK]
-            living = self.alive(ids)
-            yield ids[living], self.vectors[start : start + _CHUNK][living].astype(np.float16)
+        end = 0
+        for part in self.vectors:
+            for start in range(0, len(part), _CHUNK):
+                some = part[start : start + _CHUNK]
+                ids = self.ids[end : end + len(some)]
+                living = self.alive(ids)
+                yield ids[living], some[living].astype(np.float16)
+                end += len(some)
 
 
 def empty_graph(dimensions: int) -> Index:
@@ -134,7 +138,8 @@ class GraphRows:
 
     def plan(self, alive: Alive, *, anew: bool, flat: bool) -> GraphWork:
         """The work that would empty the tail; `anew`: and drop what has died; `flat`: and give the graph up."""
-        return GraphWork(self._graph, self.tail.ids, self.tail.vectors, alive, anew, flat, self._dimensions)
+        parts = tuple(self.tail.parts())
+        return GraphWork(self._graph, self.tail.ids, parts, alive, anew, flat, self._dimensions)
 
     def install(self, graph: Index, work: GraphWork) -> None:
         """Swap in the graph that `work` made and drop from the tail what is in it now."""

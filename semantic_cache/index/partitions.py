@@ -18,8 +18,8 @@ from semantic_cache.index.scan import Ids, ScanRows, Similarities, Vectors
 if TYPE_CHECKING:
     from usearch.index import Index
 
-SCAN_ROWS = 20_000
-TAIL_ROWS = 4_096
+SCAN_ROWS = 10_000
+TAIL_ROWS = 2_048
 DEAD_SHARE = 0.25
 _WIDEST = 4_096
 
@@ -171,7 +171,8 @@ class VectorIndex:
         assert isinstance(old, GraphRows)
         if isinstance(rows, ScanRows):
             old.tail.drop_first(len(done.work.ids))
-            rows.append(old.tail.ids, old.tail.vectors)
+            for ids, part in old.tail.pieces():
+                rows.append(ids, part)
             for entry in rows.ids[~self._alive(rows.ids)].tolist():  # died while the worker ran
                 rows.remove(entry)
             partition.rows = rows

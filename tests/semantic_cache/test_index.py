@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from semantic_cache.index.graph import GraphWork, empty_graph, load_graph, save_graph
 from semantic_cache.index.partitions import VectorIndex
-from semantic_cache.index.scan import ScanRows
+from semantic_cache.index.scan import BLOCK_ROWS, ScanRows
 from semantic_cache.index.table import SLOT_BITS, EntryTable
 
 DIM = 24
@@ -194,9 +194,29 @@ def test_graphs_are_saved_whole_and_damaged_files_are_not_read(tmp_path: Path) -
     assert load_graph(tmp_path / "cut", DIM) is None
 
 
+def test_rows_keep_their_vectors_over_blocks_removals_and_dropped_fronts() -> None:
+    x = vectors(3 * BLOCK_ROWS)
+    rows, kept = ScanRows(DIM), list(range(len(x)))
+    for start in range(0, len(x), 700):
+        rows.append(np.arange(start, min(start + 700, len(x))), x[start : start + 700])
+    rows.drop_first(BLOCK_ROWS + 5)
+    kept = kept[BLOCK_ROWS + 5 :]
+    for gone in (kept[0], kept[-1], kept[900]):
+        assert rows.remove(gone)
+        kept.remove(gone)
+    rows.append(np.array([len(x)]), x[:1])
+    assert sorted(rows.ids.tolist()) == [*kept, len(x)]
+    for ids, part in rows.pieces():
+        assert len(ids) == len(part)
+        assert (part == x[ids % len(x)]).all()
+    for row in (kept[7], kept[-2]):
+        assert rows.nearest(x[row], 1)[0].tolist() == [row]
+
+
 def test_an_adopted_graph_takes_new_rows() -> None:
     x, alive = vectors(400), Entries()
-    made = GraphWork(None, np.arange(1, 301), x[:300], alive, anew=False, flat=False, dimensions=DIM).run(lambda: True)
+    work = GraphWork(None, np.arange(1, 301), (x[:300],), alive, anew=False, flat=False, dimensions=DIM)
+    made = work.run(lambda: True)
     assert made is not None
     assert not isinstance(made, ScanRows)
     index = VectorIndex(DIM, alive, scan_rows=100)
