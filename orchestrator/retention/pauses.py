@@ -7,7 +7,7 @@ end before. Never asks how long anything takes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,21 +62,17 @@ def upcoming(graph: ProgramGraph, ended: LLMCall, open: bool, length: Length, ou
     return Upcoming(None, 1.0, waits, _edges(graph, waits))
 
 
-def preceding(graph: ProgramGraph, call: str) -> frozenset[str]:
-    """The LLM calls that end last before a call: its nearest ancestors over any function calls."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    stack = [*graph.predecessors(call)]
-    while stack and len(seen) < _LOOK:
-        name = stack.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if isinstance(graph.calls[name], LLMCall):
-            found.add(name)
-        else:
-            stack.extend(graph.predecessors(name))
-    return frozenset(found)
+def line(graph: ProgramGraph, call: str) -> Iterator[str]:
+    """The LLM calls that a call descends from, nearest first, as far as anybody should look."""
+    seen = {call}
+    queue = deque([call])
+    while queue and len(seen) < 4 * _LOOK:
+        for name in graph.predecessors(queue.popleft()):
+            if name not in seen:
+                seen.add(name)
+                queue.append(name)
+                if isinstance(graph.calls[name], LLMCall):
+                    yield name
 
 
 def shared_share(first: LLMCall, second: LLMCall, length: Length, output_chars: int) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from orchestrator.clock import OrchestratorClock
 from orchestrator.retention.chains import Chain, Print, continued, fingerprint
 from orchestrator.retention.costs import Returns
 from orchestrator.retention.keeper import Keeper, Kept
-from orchestrator.retention.pauses import Upcoming, preceding, upcoming
+from orchestrator.retention.pauses import Upcoming, line, upcoming
 from orchestrator.retention.rules import RetentionRule, Situation, Tenuto
 from orchestrator.retention.tool_times import Specs, ToolTimes
 from orchestrator.retention.visits import Visit
@@ -107,15 +107,26 @@ class Retention:
     def returning(self, program: Program, call: LLMCall, messages: Sequence[ChatMessage]) -> Chain | None:
         """An LLM call of the program is ready: the chain that it goes on with, whose lease no longer expires.
 
-        That is the one whose prompt it begins with; where prompts do not tell, that of a call which it follows in the
-        graph and which begins with the same message.
+        That is the one whose prompt it begins with; where prompts do not tell, that of the nearest call of the same
+        stage that it descends from and that begins with the same message. Chains that calls in between left belong
+        to a conversation which ends here, as a subagent's when its caller goes on: they are not kept any longer.
         """
         chains = self._programs.get(program.id)
         if not chains:
             return None
         chain = continued(chains.values(), messages)
-        if chain is None:
-            chain = _followed(chains.values(), preceding(program.graph, call.id), messages)
+        latest = {one.call: one for one in chains.values()}
+        passed: list[Chain] = []
+        for name in line(program.graph, call.id):
+            one = latest.get(name)
+            if chain is None and one is not None and _begins_as(one, call, messages):
+                chain = one
+            if chain is not None and chain.call == name:
+                break
+            if one is not None and one.returned_at is None:
+                passed.append(one)
+        else:
+            passed.clear()
         if chain is not None:
             if chain.returned_at is None:
                 chain.returned_at = self.now()
@@ -123,6 +134,9 @@ class Retention:
                 self._keeper.returned(chain)
             if len(chains) > 1:
                 self._drop_superseded(chain, chains, fingerprint(messages))
+            for one in passed:
+                self._returns.learn(program.workflow, one.stage, False)
+                self._keeper.finish(one, Outcome.CANCELLED)
         return chain
 
     def visit(
@@ -450,11 +464,12 @@ def _llm_call(program: Program, call: Call) -> ToolCall:
     return ToolCall(f"llm: {call.stage or 'any'}", program.workflow, program.tenant)
 
 
-def _followed(chains: Iterable[Chain], calls: Container[str], messages: Sequence[ChatMessage]) -> Chain | None:
-    """Of the chains that these calls left, and that begin as the prompt does, the longest."""
-    first = fingerprint(messages[:1])
-    found = [chain for chain in chains if chain.call in calls and chain.prompt[:1] == first]
-    return max(found, key=lambda chain: (chain.returned_at is None, chain.tokens), default=None)
+def _begins_as(chain: Chain, call: LLMCall, messages: Sequence[ChatMessage]) -> bool:
+    """True if a call may belong to the conversation that left the chain, although its prompt does not show it."""
+    if chain.stage != (call.stage or ""):
+        return False
+    alone = len(chain.prompt) == len(messages) == 1 and chain.stage != ""
+    return alone or chain.prompt[:1] == fingerprint(messages[:1])
 
 
 def _alike(first: Sequence[Print], second: Sequence[Print]) -> int:
