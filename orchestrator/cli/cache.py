@@ -161,24 +161,26 @@ def _table(found: CacheStatsView) -> None:
 
     semantic = "" if found.semantic else f"; equal calls only: {found.why_not_semantic}"
     table = Table(title=f"{found.entries} entries, {found.bytes:,} bytes, load {found.load:.2f}{semantic}")
-    columns = ("category", "lookups", "hits", "exact", "semantic", "flight", "false", "threshold", "saved", "tokens")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "category" else "right")
+    table.add_column("category", min_width=max(len(row.category) for row in found.categories))
+    for column in ("lookups", "hits", "e/s/f", "false", "threshold", "saved", "tokens"):
+        table.add_column(column, justify="right")
     for row in found.categories:
         table.add_row(*_cells(row))
     Console().print(table)
+    print("e/s/f: answered by an equal call, a near question, an equal call under way; *: too few labels yet")
 
 
 def _cells(row: CategoryStatsView) -> Iterable[str]:
     low, high = row.false_share
     false = f"{row.false_hits}/{row.judged_hits} ({low:.1%}-{high:.1%})" if row.judged_hits else "-"
-    yield from (row.category, str(row.lookups), f"{row.hit_rate:.1%}", str(row.exact_hits), str(row.semantic_hits))
-    yield from (str(row.flight_hits), false, _threshold(row), f"{row.saved_s:.1f} s", str(row.saved_tokens))
+    tiers = f"{row.exact_hits}/{row.semantic_hits}/{row.flight_hits}"
+    yield from (row.category, str(row.lookups), f"{row.hit_rate:.1%}", tiers)
+    yield from (false, _threshold(row), f"{row.saved_s:.1f} s", str(row.saved_tokens))
 
 
 def _threshold(row: CategoryStatsView) -> str:
     shown = f"{row.threshold:.3f}" if row.threshold <= 1 else "never"
-    return f"{shown} (default)" if row.from_defaults else shown
+    return f"{shown}*" if row.from_defaults else shown
 
 
 def _short(text: str | None) -> str:
