@@ -6,6 +6,7 @@ Pure. Owns the way from characters to typed calls; never starts one.
 from dag.plan.compile import CallFault, PlanCompiler, argument_of, effect_key, result_type
 from dag.plan.model import (
     Argument,
+    OpenText,
     PlanDiagnostic,
     PlanEvent,
     PlanLimits,
@@ -24,6 +25,7 @@ __all__ = [
     "Argument",
     "CallFault",
     "EmittedCall",
+    "OpenText",
     "PlanCompiler",
     "PlanDiagnostic",
     "PlanEvent",

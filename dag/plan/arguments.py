@@ -341,3 +341,30 @@ class ArgumentParser:
 
     def _fault(self, code: str, start: int, message: str, fix: str) -> NoReturn:
         raise ArgumentFault(code, *self._span(start, max(self._at, start + 1)), message, fix)
+
+
+def unescaped(text: str) -> str:
+    """The inside of a quoted text that is still being written: escapes resolved as far as they are complete, up to the
+    first `$`, which may become a reference."""
+    text = text.partition("$")[0]
+    found: list[str] = []
+    at = 0
+    while at < len(text):
+        if text[at] != "\\":
+            found.append(text[at])
+            at += 1
+            continue
+        match = _ESCAPE.match(text, at)
+        cut = text[at + 1 : at + 2] in ("u", "U", "x") and (match is None or match[5] is not None)
+        surrogate = match is not None and match[1] is not None and 0xD800 <= int(match[1], 16) < 0xE000
+        if match is None or cut or surrogate:
+            break  # it goes on in the next piece
+        code = match[1] or match[2] or match[3]
+        if code is not None:
+            if int(code, 16) > 0x10FFFF:
+                break
+            found.append(chr(int(code, 16)))
+        elif not match[4]:
+            found.append(_ESCAPES.get(match[5], match[5]))
+        at = match.end()
+    return "".join(found)

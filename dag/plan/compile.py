@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dag.diagnostics import Diagnostic, Suggester, listing
-from dag.plan.model import Argument, PlannedCall, PlanRef, PlanText, PlanValue
+from dag.plan.model import Argument, OpenText, PlannedCall, PlanRef, PlanText, PlanValue
 from dag.plan.tool_calls import EmittedCall
 from dag.schema import TEXT, Memo, Node, possible_kinds
 from tenuto.wire import (
@@ -73,6 +73,26 @@ class PlanCompiler:
         arguments: dict[str, Expr] = {name: Constant(value=value) for name, value in call.arguments.items()}
         return self._call(id, tool, arguments, call.arguments)
 
+    def partial(self, opened: OpenText) -> tuple[str, dict[str, Any]] | None:
+        """The name of the open argument and the others, if the tool can begin on it: all others that it requires are
+        there, and are constants."""
+        tool = self._tools.get(opened.tool)
+        if tool is None:
+            return None
+        names = list(tool.parameters.get("properties", {}))
+        given: dict[str, Any] = {}
+        try:
+            for position, argument in enumerate(opened.arguments):
+                given[self._name_of(tool, names, position, argument, given)] = argument.value
+        except CallFault:
+            return None
+        position = len(opened.arguments)
+        name = opened.name or (names[position] if position < len(names) else None)
+        if name is None or name in given or name not in tool.partial or any(map(_holds_references, given.values())):
+            return None
+        required = set(tool.parameters.get("required", ())) - {name}
+        return (name, given) if required <= given.keys() else None
+
     def _tool(self, name: str) -> ToolSpec:
         tool = self._tools.get(name)
         if tool is None:
@@ -82,7 +102,7 @@ class PlanCompiler:
         return tool
 
     def _name_of(
-        self, tool: ToolSpec, names: list[str], position: int, argument: Argument, taken: Mapping[str, Expr]
+        self, tool: ToolSpec, names: list[str], position: int, argument: Argument, taken: Mapping[str, Any]
     ) -> str:
         if argument.name is None:
             if position >= len(names):

@@ -96,6 +96,21 @@ class PlanDiagnostic:
         return f"line {self.line}, column {self.column}: {self.message} [{self.code}] {self.fix}"
 
 
+@dataclass(frozen=True, slots=True)
+class OpenText:
+    """A call that is being written, inside a text argument of its own: what is there of it.
+
+    `arguments` are those before it, complete; `name` is that of the open one, None if it is positional. `text` has its
+    escapes resolved, and ends before the first reference in it.
+    """
+
+    id: int
+    tool: str
+    arguments: tuple[Argument, ...]
+    name: str | None
+    text: str
+
+
 PlanEvent: TypeAlias = PlannedCall | PlannedJoin | PlanDiagnostic
 
 

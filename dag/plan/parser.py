@@ -13,8 +13,9 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 from dag.diagnostics import shorten
-from dag.plan.arguments import ArgumentFault, ArgumentParser
+from dag.plan.arguments import ArgumentFault, ArgumentParser, unescaped
 from dag.plan.model import (
+    OpenText,
     PlanDiagnostic,
     PlanEvent,
     PlanLimits,
@@ -30,6 +31,7 @@ JOIN = frozenset({"join", "join_finish", "finish"})
 
 _HEAD = re.compile(r"(?:(?<=[\s,;)*`])|^)(?:[-*•]\s*)?(\d{1,9})\s*[.):]\s*([A-Za-z_][\w.\-]*)\s*\($")
 _JOIN_HEAD = re.compile(r"(?:(?<=[\s,;)*`])|^)(?:[-*•]\s*)?(?:(\d{1,9})\s*[.):]\s*)?(join)\s*\($")
+_OPEN_KEYWORD = re.compile(r"(?:^|,)\s*([A-Za-z_][A-Za-z0-9_\-]*)\s*=\s*$")
 _LINE_HEAD = re.compile(r"\s*(?:[-*•]\s*)?(?:\d{1,9}\s*[.):]\s*[A-Za-z_][\w.\-]*|join)\s*\($")
 _THOUGHT = re.compile(r"\s*(?:[-*•]\s*)?Thought(?:\s*\d+)?\s*:", re.IGNORECASE)
 _NUMBERED = re.compile(r"\s*(?:[-*•]\s*)?\d{1,9}\s*[.):]")
@@ -69,6 +71,21 @@ class PlanParser:
     def joined(self) -> bool:
         """True once the plan's `join()` was read: nothing after it counts."""
         return self._joined
+
+    def open_text(self) -> OpenText | None:
+        """Where the text stands inside a quoted argument of a call: for tools that can begin on a part of it."""
+        call = self._call
+        if call is None or call.id is None or call.opened is None or len(call.quote) != 1:
+            return None
+        before = "".join(call.text[: call.opened])
+        keyword = _OPEN_KEYWORD.search(before)
+        head = (before[: keyword.start()] if keyword else before).rstrip().removesuffix(",")
+        try:
+            arguments = ArgumentParser(head, call.body, self._visible, self._limits.depth).arguments()
+        except ArgumentFault:
+            return None
+        text = unescaped("".join(call.text[call.opened + 1 :]))
+        return OpenText(call.id, call.name, arguments, keyword[1] if keyword else None, text)
 
     def feed(self, text: str) -> list[PlanEvent]:
         """Push a piece of the text; returns what it completed. Raises ValueError once closed."""
@@ -354,7 +371,8 @@ class _Open:
     """A call whose parenthesis is open: what is open inside it, character by character."""
 
     __slots__ = (
-        "body", "brackets", "closed", "comment", "escaped", "head", "id", "last", "line", "name", "quote", "run", "text"
+        "body", "brackets", "closed", "comment", "escaped", "head", "id", "last", "line", "name", "opened", "quote",
+        "run", "text",
     )  # fmt: skip
 
     def __init__(self, id: int | None, name: str, head: int, body: int) -> None:
@@ -366,6 +384,7 @@ class _Open:
         self.line = 0  # where the current line begins in `text`; 0: still the first one
         self.brackets = ["("]
         self.quote = ""  # what closes the open string
+        self.opened: int | None = None  # where in `text` the open string of an argument of the call itself begins
         self.run = 0  # quotes in a row, to tell triple ones
         self.escaped = False
         self.comment = False
@@ -400,6 +419,7 @@ class _Open:
             self.quote, self.run = char * 3, 0
         elif self.last in "([{,:=":
             self.quote, self.run = char, 1
+            self.opened = len(self.text) - 1 if len(self.brackets) == 1 else None
         self.last = char
 
     def _take_quoted(self, char: str) -> None:
@@ -414,6 +434,7 @@ class _Open:
             return
         elif char == self.quote:
             self.quote = ""
+            self.opened = None
             self.run = 2 if self.run == 1 else 0  # an empty string, or the first two of three quotes
             return
         self.run = 0

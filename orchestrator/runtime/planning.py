@@ -22,6 +22,8 @@ from orchestrator.errors import RuntimeFault
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
+from orchestrator.tools import ToolRun
+from orchestrator.tools.partial import PartialRun
 from tenuto.wire import (
     FunctionCall,
     GraphExtension,
@@ -45,7 +47,10 @@ class PlanStream:
         self._id = call.id
         self._attempt = program.attempt(run)
         self._early = options.early
+        self._tools = services.tools
+        self._begun: dict[str, PartialRun] = {}
         known = services.tools.specs(program.tenant, program.toolset)
+        self._partial = {name for name in options.tools if name in known and known[name].partial}
         self._variables = dict(options.earlier)
         self._compiler = PlanCompiler({name: known[name] for name in options.tools if name in known}, self._variables)
         self._parser: PlanParser | ToolCallParser = (
@@ -66,14 +71,16 @@ class PlanStream:
         for event in self._parser.feed(text):
             self._take(event)
         self._chars += len(text)
-        if self._early and self._new:
+        if self._early:
             self._declare()
+            self._begin_open()
 
     def close(self) -> PlanOutcome:
         """The text is complete: what became of it."""
         for event in self._parser.close():
             self._take(event)
         self._declare()
+        self._drop_begun()
         most = max(1, self._chars)
         return PlanOutcome(
             text="".join(self._text),
@@ -84,6 +91,41 @@ class PlanStream:
             first_close=self._closed_at[0] / most if self._closed_at else 1.0,
             last_close=self._closed_at[-1] / most if self._closed_at else 1.0,
         )
+
+    def _begin_open(self) -> None:
+        """Let the tool of the open call begin on what is written of its argument, if it asks for that."""
+        if not self._partial or not isinstance(self._parser, PlanParser):
+            return
+        opened = self._parser.open_text()
+        if opened is None or opened.tool not in self._partial:
+            return
+        id = f"{self._id}-{opened.id}"
+        begun = self._begun.get(id)
+        if begun is None and id not in self._program.calls:
+            made = self._compiler.partial(opened)
+            if made is None:
+                return
+            name, arguments = made
+            run = ToolRun(
+                program=self._program.id,
+                call=id,
+                tool=opened.tool,
+                tenant=self._program.tenant,
+                toolset=self._program.toolset or "",
+                arguments=arguments,
+                attempt=1,
+            )
+            begun = self._tools.begin(run, name)
+            if begun is not None:
+                self._begun[id] = begun
+        if begun is not None:
+            begun.feed(opened.text)
+
+    def _drop_begun(self) -> None:
+        """What was begun for calls that did not come ends."""
+        for id in self._begun:
+            if id not in self._program.calls:
+                self._tools.partial.drop(self._program.id, id)
 
     def _take(self, event: PlannedCall | PlannedJoin | EmittedCall | PlanDiagnostic) -> None:
         if isinstance(event, PlanDiagnostic):

@@ -416,7 +416,7 @@ class Runtime:
         self._services.priorities.program_ended(program.id)
         self._services.footprints.ended(program.id)
         self._services.retention.program_ended(program)
-        self._services.tools.ahead.program_ended(program.id)
+        self._services.tools.program_ended(program.id)
         error = program.error.type if program.error is not None else None
         program.trace.end(self._clock.wall(), error)
         ran = [isinstance(run.call, LLMCall) for run in program.calls.values() if run.runs]

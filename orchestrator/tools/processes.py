@@ -117,7 +117,7 @@ class ProcessTools:
     async def start(self) -> None:
         for module in self._modules:
             for name, tool in tools_of(module).items():
-                self._specs[name] = tool.spec
+                self._specs[name] = tool.spec.model_copy(update={"partial": ()})  # arguments go there whole
         self._idle.append(await self._spawn())  # a module that cannot be loaded there is told now
 
     async def run(self, run: ToolRun, spec: ToolSpec) -> JsonValue:

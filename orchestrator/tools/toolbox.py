@@ -20,6 +20,7 @@ from orchestrator.limits import Limits
 from orchestrator.tools.caps import Caps
 from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.foresight import Ended, Foreseen
+from orchestrator.tools.partial import PartialRun, PartialRuns
 from orchestrator.tools.pool import OfferedTool, WorkerPool
 from orchestrator.tools.runs import Intend, ToolHost, ToolRun, canonical
 from orchestrator.tools.sharing import ReadKey, ReadResults
@@ -52,6 +53,7 @@ class Toolbox:
         self._by_tool: dict[str, tuple[ToolHost, ToolSpec]] = {}
         self.caps = Caps()
         self._speculates = False
+        self.partial = PartialRuns()
         self.reads = ReadResults(clock, limit_bytes=limits.tool_cache_bytes)
         self.ahead = Speculation(clock, most=limits.speculations)
 
@@ -74,6 +76,7 @@ class Toolbox:
 
     async def close(self) -> None:
         await self.ahead.close()
+        self.partial.close()
         for host in reversed(self._hosts):
             await host.close()
 
@@ -98,6 +101,11 @@ class Toolbox:
         served = tuple(OfferedTool(SERVER_TOOLSET, spec, 1) for _, spec in self._by_tool.values())
         return self._workers.tools(tenant) + served
 
+    def program_ended(self, program: str) -> None:
+        """What was begun or run ahead for the program is of no use any more."""
+        self.ahead.program_ended(program)
+        self.partial.program_ended(program)
+
     # -- running --------------------------------------------------------------------------------
 
     async def run(self, run: ToolRun, started: Callable[[], None], intend: Intend | None = None) -> JsonValue:
@@ -112,6 +120,11 @@ class Toolbox:
         if spec is None and (found := self._by_tool.get(run.tool)) is not None:
             host, spec = found
         place = f"host:{host.name}" if host is not None else f"toolset:{run.toolset}"
+        if self.partial.holds(run.program, run.call) and intend is None:
+            begun = self.partial.take(run.program, run.call, run.tool, run.arguments)
+            if begun is not None:
+                started()
+                return await self._finished(begun)
         if intend is not None:
             try:
                 return await self._capped(run, spec, host, started, intend)
@@ -143,6 +156,35 @@ class Toolbox:
         if spec.cache_s is not None:
             reads.keep(key, value, spec.cache_s, writes)
         return value
+
+    def begin(self, run: ToolRun, name: str) -> PartialRun | None:
+        """Begin a `read` tool of the server on a part of its argument `name`, if it asks for that and there is room."""
+        found = self._by_tool.get(run.tool)
+        if found is None or self._workers.spec(run.tenant, run.toolset, run.tool) is not None:
+            return None  # workers get their calls when they are complete
+        host, spec = found
+        if spec.effect is not EffectClass.READ or name not in spec.partial:
+            return None
+        wanted = self._wanted(run, spec, host)
+        if not self.caps.try_enter(wanted):
+            return None
+
+        async def on(pieces: Any) -> JsonValue:
+            try:
+                whole = replace(run, arguments={**run.arguments, name: pieces})
+                return await self._hosted(whole, spec, host, lambda: None)
+            finally:
+                self.caps.leave([name for name, _ in wanted])
+
+        return self.partial.begin(run.program, run.call, run.tool, name, run.arguments, on)
+
+    @staticmethod
+    async def _finished(begun: PartialRun) -> JsonValue:
+        try:
+            return await begun.task
+        except asyncio.CancelledError:
+            begun.task.cancel()
+            raise
 
     async def _taken(self, key: ReadKey, writes: int, started: Callable[[], None]) -> tuple[JsonValue] | None:
         """The result of an equal call that was run ahead."""

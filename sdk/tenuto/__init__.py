@@ -33,6 +33,7 @@ from tenuto.execution import Piece
 from tenuto.functions import LLM, Tool, llm, tool
 from tenuto.local import local
 from tenuto.mermaid import mermaid
+from tenuto.pieces import Pieces
 from tenuto.planner import planner
 from tenuto.run import AsyncRun, Run, Stream
 from tenuto.sync_client import Client
@@ -63,6 +64,7 @@ __all__ = [
     "Objective",
     "OutsideWorkflow",
     "Piece",
+    "Pieces",
     "ProgramCancelled",
     "ProtocolMismatch",
     "RealEngineCall",

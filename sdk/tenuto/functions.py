@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from tenuto.context import Program, require_program
 from tenuto.errors import DefinitionError, InvalidArgument
 from tenuto.options import LLM_OPTIONS, SAMPLING, TOOL_OPTIONS, LLMOptions, ToolDeclaration, ToolOptions, checked
+from tenuto.pieces import Pieces
 from tenuto.prompt import Prompt
 from tenuto.signature import Signature
 from tenuto.typed import Typed, caller_locals
@@ -377,6 +378,9 @@ def _tool(function: Callable[..., Any], given: dict[str, Any], locals_: Mapping[
     unknown = [part for part in settings.get("partial", ()) if part not in signature.parameters]
     if unknown:
         raise DefinitionError(f"{name}: partial names {unknown[0]!r}, which is no parameter")
+    for part in settings.get("partial", ()):
+        if signature.parameters[part].annotation is not Pieces or not made.is_async:
+            raise DefinitionError(f"{name}: partial names {part!r}: make the tool async, and annotate it as Pieces")
     _ = made.spec  # a type without a schema is told now, not at the first program
     if "<locals>" not in function.__qualname__:
         _module_tools.add(made)

@@ -39,7 +39,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.runtime.program import Program
 from orchestrator.scheduling import Policy, make_policy
 from orchestrator.telemetry import Metrics, Telemetry
-from orchestrator.tools import WorkerPool
+from orchestrator.tools import Toolbox, ToolHost, WorkerPool
 from orchestrator.virtual_time import VirtualClock
 from tenuto.wire import (
     Call,
@@ -383,6 +383,7 @@ class Server:
     metrics: Metrics | None = None
     retention: RetentionRule | None = None
     more_engines: tuple[ScriptedEngine, ...] = ()
+    hosts: tuple[ToolHost, ...] = ()
     make_cache: Callable[[EnginePool, VirtualClock], Awaitable[CallCache]] | None = None
 
     async def start(self) -> Server:
@@ -395,11 +396,14 @@ class Server:
         )
         pool = EnginePool([self.engine, *self.more_engines])
         self.cache = NoCallCache() if self.make_cache is None else await self.make_cache(pool, self.clock)
+        self.tools = Toolbox(self.workers, clock=self.clock, limits=self.limits, hosts=self.hosts)
+        await self.tools.start()
         self.runtime = Runtime(
             clock=self.clock,
             engines=pool,
             cache=self.cache,
             workers=self.workers,
+            tools=self.tools,
             journal=self.journal,
             policy=make_policy(self.policy) if isinstance(self.policy, str) else self.policy,
             limits=self.limits,
