@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -153,7 +152,6 @@ class LocalEngine:
             queue_limit=config.queue_limit,
         )
         self._expected: dict[str, GenerateRequest] = {}
-        self._returning: Counter[str] = Counter()
         self._requests: dict[str, _Request] = {}
         self._calls: dict[str, _Call] = {}
         self._outbox: list[Delivery] = []
@@ -186,7 +184,7 @@ class LocalEngine:
         if request.id in self._requests or request.id in self._expected:
             raise InvalidRequest(f"request id {request.id!r} is in use")
         self._expected[request.id] = request
-        self._returning[request.program] += 1
+        self._scheduler.queue.expect(request.program)
 
     def prepare(self, request: GenerateRequest) -> Prepared:
         """The slow part of taking a request; any one thread may do it. Raises the `EngineError` that refuses it."""
@@ -197,12 +195,8 @@ class LocalEngine:
         if self._expected.get(request.id) is not request:
             return False
         del self._expected[request.id]
-        program = request.program
-        self._returning[program] -= 1
-        if not self._returning[program]:
-            del self._returning[program]
-            if not self._is_queued(program):
-                self._cache.leases.settle(program)
+        self._scheduler.queue.expected(request.program)
+        self._scheduler.settle(request.program)
         return True
 
     def accept(self, expected: GenerateRequest, prepared: Prepared) -> None:
@@ -319,7 +313,7 @@ class LocalEngine:
         """Expire leases and take the next step's work; it is empty only if there is none. `finish` must follow."""
         self._began_s = self._clock.now()
         leases = self._cache.leases
-        leases.expire(self._is_queued)
+        leases.expire(self._scheduler.queue.has)
         leases.fetch_wanted()
         self._scheduler.tables.copy_s_per_block = self._runner.copy_s_per_block
         if self._speculator is not None:
@@ -552,10 +546,6 @@ class LocalEngine:
         self._scheduler.end(sequence)
         if self._speculator is not None:
             self._speculator.forget(sequence.id)
-
-    def _is_queued(self, program: str) -> bool:
-        """Whether a call of `program` waits for admission, or will soon."""
-        return self._returning[program] > 0 or self._scheduler.queue.has(program)
 
     def _learn(self, step: Step, seconds: float) -> None:
         """Keep a running mean of seconds per prompt token, from steps that are mostly prompts."""

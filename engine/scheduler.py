@@ -72,8 +72,8 @@ class Scheduler:
     """Queues, running sequences and their blocks.
 
     Running sequences are in a list sorted by order, and so are the paused: those that wait with their KV on the device.
-    Whoever needs memory takes it from the paused, then from those behind
-    it; what they held goes to the host, or is computed again where that is cheaper.
+    Whoever needs memory takes it from the paused, then from those behind it; what they held goes to the host, or is
+    computed again where that is cheaper.
     Invariant, `check()`: all lists agree with the sequences' states, every table covers what is computed, rows are
     unique, and the cache's references are exactly the tables'.
     """
@@ -128,13 +128,18 @@ class Scheduler:
             self.tables.publish_tail(sequence)
         if sequence.state is State.WAITING:
             self._dequeued(sequence)
-            self._settle(sequence.program)
+            self.settle(sequence.program)
         self._leave(sequence)
         sequence.state = State.ENDED
         calls = self._live[sequence.program]
         calls.remove(sequence)
         if not calls:
             del self._live[sequence.program]
+
+    def settle(self, program: str) -> None:
+        """Leases that only a program's queued calls kept end with the last of them."""
+        if not self.queue.has(program):
+            self.cache.leases.settle(program)
 
     def limit_running(self, limit: int) -> None:
         """Run at most `limit` sequences at once; the last in order pause."""
@@ -311,7 +316,7 @@ class Scheduler:
             self.cache.leases.touch(sequence.program, sequence.table)
             if sequence.continues:
                 self.cache.leases.hand_off(sequence.continues)
-        self._settle(sequence.program)
+        self.settle(sequence.program)
         return True
 
     def _fits(self, sequence: Sequence) -> bool:
@@ -477,11 +482,6 @@ class Scheduler:
         """A sequence waits no more."""
         self.queue.remove(sequence)
         sequence.queued = False
-
-    def _settle(self, program: str) -> None:
-        """Leases that only a program's queued calls kept end with the last of them."""
-        if not self.queue.has(program):
-            self.cache.leases.settle(program)
 
     def check(self) -> None:
         """Raise AssertionError unless all invariants hold, those of the cache included."""

@@ -32,6 +32,7 @@ class WaitingQueue:
         self._numbers = count()
         self._dead = 0
         self._programs: Counter[str] = Counter()
+        self._expected: Counter[str] = Counter()
         self.tokens = 0
 
     def __len__(self) -> int:
@@ -41,8 +42,18 @@ class WaitingQueue:
         return sequence in self._sequences
 
     def has(self, program: str) -> bool:
-        """Whether a sequence of `program` waits."""
-        return program in self._programs
+        """Whether a sequence of `program` waits, or will soon."""
+        return program in self._programs or program in self._expected
+
+    def expect(self, program: str) -> None:
+        """A request of `program` is being read: it will wait here, or come to nothing."""
+        self._expected[program] += 1
+
+    def expected(self, program: str) -> None:
+        """What `expect` announced is here, or will not come."""
+        self._expected[program] -= 1
+        if not self._expected[program]:
+            del self._expected[program]
 
     def add(self, sequence: Sequence) -> None:
         self._sequences[sequence] = None

@@ -6,7 +6,7 @@ import pytest
 
 from engine.clock import ManualClock
 from engine.config import BLOCK_TOKENS
-from engine.kv.cache import BlockCache
+from engine.kv.cache import BlockCache, CopyKind
 from engine.protocol import QueueFull
 from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence, State
@@ -244,3 +244,142 @@ def test_ending_is_idempotent_and_gives_everything_back() -> None:
         it.check()
     assert not it.has_work and it.queue.tokens == 0
     assert it.cache.device.pool.active == 0 and it.cache.device.pool.cached == 3, "the partial block is kept, too"
+
+
+def drive(it: Scheduler, tokens: int = 1, steps: int = 1) -> list[tuple[CopyKind, list[tuple[int, int]]]]:
+    """Do steps as `run` does; the copies that they would have made."""
+    copies: list[tuple[CopyKind, list[tuple[int, int]]]] = []
+    for _ in range(steps):
+        step = it.schedule()
+        copies += it.cache.copies
+        it.cache.copies = []
+        it.check()
+        it.advance(step, [tokens] * len(step.sampled))
+        it.check()
+    return copies
+
+
+def with_host(blocks: int, host: int, running: int = 8) -> Scheduler:
+    cache = BlockCache(blocks, ManualClock(), host_blocks=host, lease_share=1.0, max_ttl_s=60.0)
+    return Scheduler(cache, token_budget=64, max_running=running, queue_limit=100)
+
+
+def test_who_must_leave_the_device_goes_to_the_host_and_comes_back() -> None:
+    it = with_host(9, 20)
+    first, last = sequence("first", 60, 0.0), sequence("last", 40, 1.0)
+    it.add(first)
+    it.add(last)
+    copies = drive(it, steps=24)
+    assert last.preemptions == 1 and len(last.saved) == -(-(len(last.tokens) - 1) // BLOCK_TOKENS)
+    assert [(kind, len(pairs)) for kind, pairs in copies] == [(CopyKind.DEVICE_TO_HOST, len(last.saved))]
+    computed = len(last.tokens) - 1
+    it.end(first)
+    others = it.cache.device.take(9)  # whatever was still cached on the device is gone
+    assert others is not None
+    it.cache.release(others)
+    copies = drive(it)
+    assert last.state is State.RUNNING and last.recomputed_tokens == 0
+    assert [kind for kind, _ in copies] == [CopyKind.HOST_TO_DEVICE] and not last.saved
+    assert last.computed == computed + 1, "only the last token was run again"
+
+
+def test_what_is_cheaper_to_compute_is_not_copied() -> None:
+    it = with_host(9, 20)
+    it.tables.copy_s_per_block, it.tables.prefill_s_per_token = 1.0, 1e-6
+    it.add(sequence("first", 60, 0.0))
+    last = sequence("last", 40, 1.0)
+    it.add(last)
+    assert drive(it, steps=24) == [] and last.preemptions == 1 and not last.saved
+
+
+def test_a_full_host_means_computing_again() -> None:
+    it = with_host(9, 2)
+    it.add(sequence("first", 60, 0.0))
+    last = sequence("last", 40, 1.0)
+    it.add(last)
+    assert drive(it, steps=24) == [] and last.preemptions == 1 and not last.saved
+
+
+def test_an_urgent_prompt_takes_memory_from_decodes_that_are_not() -> None:
+    it = scheduler(blocks=8, running=4)
+    patient = [sequence(f"patient{index}", 40, 5.0) for index in range(2)]
+    for one in patient:
+        it.add(one)
+    run(it, 3)
+    equal, urgent = sequence("equal", 40, 5.0), sequence("urgent", 60, 1.0)
+    it.add(equal)
+    run(it, 2)
+    assert equal.state is State.WAITING, "who is no more urgent waits"
+    it.add(urgent)
+    run(it, 1)
+    assert urgent.state is State.RUNNING and urgent.computed == 60
+    assert [one.state for one in patient] == [State.RUNNING, State.WAITING] and patient[1].preemptions == 1
+
+
+def test_expected_lengths_decide_how_many_are_admitted() -> None:
+    for expected, admitted in ((16, 6), (160, 2)):
+        it = scheduler(blocks=24, budget=1_000, running=8)
+        for index in range(8):
+            one = sequence(f"{index}", 40)
+            one.expected = expected
+            it.add(one)
+        run(it)
+        assert len(it.running) == admitted
+
+
+def test_a_lower_limit_pauses_the_last_and_a_higher_one_lets_them_go_on() -> None:
+    it = scheduler(running=4)
+    everyone = [sequence(f"{index}", 20, float(index)) for index in range(4)]
+    for one in everyone:
+        it.add(one)
+    run(it, 4)
+    it.limit_running(2)
+    run(it, 2)
+    assert [s.id for s in it.running] == ["0", "1"] and everyone[3].table, "their KV stays"
+    it.limit_running(100)
+    (step,) = run(it)
+    assert {s.id for s in step.decodes} == {"0", "1", "2", "3"}, "nobody computes anything again"
+    assert all(one.preemptions == 0 for one in everyone)
+
+
+def test_steps_alike_are_told_in_advance() -> None:
+    it = scheduler(blocks=16)
+    it.add(sequence("a", 20))
+    it.add(sequence("b", 30))
+    run(it, 2)
+    step = it.schedule()
+    assert it.quiet_steps(step, 5) == 5
+    assert it.quiet_steps(step, 10_000) < 16 * BLOCK_TOKENS, "memory ends"
+    it.advance(step, [1, 1])
+    it.add(sequence("c", 30))
+    assert it.quiet_steps(it.schedule(), 100) == 1, "a prompt is computed in between"
+
+
+def test_drafts_are_verified_within_budget_and_memory() -> None:
+    it = scheduler(blocks=4, budget=40)
+    a = sequence("a", 20)
+    it.add(a)
+    run(it, 2)
+    it.draft(a, (7, 8, 9))
+    step = it.schedule()
+    assert not step.decodes and [(p.count, p.draft) for p in step.pieces] == [(4, (7, 8, 9))]
+    it.advance(step, [(7, 8, 5)])
+    it.check()
+    assert a.tokens[-3:] == [7, 8, 5] and a.computed == len(a.tokens) - 1
+    (step,) = run(it)
+    assert step.decodes == [a]
+    it.draft(a, tuple(range(1, 99)))
+    step = it.schedule()
+    assert step.pieces[0].start + step.pieces[0].count <= 4 * BLOCK_TOKENS
+    assert step.tokens <= 40
+
+
+def test_the_list_of_decodes_stays_the_same_while_its_members_do() -> None:
+    it = scheduler()
+    it.add(sequence("a", 20))
+    it.add(sequence("b", 20))
+    first, second, third = run(it, 3)
+    assert second.decodes is third.decodes and second.version == third.version != first.version
+    it.end(second.decodes[0])
+    (fourth,) = run(it)
+    assert fourth.version != third.version and [s.id for s in fourth.decodes] == ["b"]
