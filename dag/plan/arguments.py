@@ -23,6 +23,9 @@ _REF = re.compile(r"\$(\d+)|\$\{\s*(\d+)")
 _MONEY = re.compile(r"[.,]\d")
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_\-]*)|\[\s*(-?\d+)\s*\]|\[\s*(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')\s*\]")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|(\r?\n)|(.))", re.DOTALL)
+_COMPLETE = re.compile(  # escapes of half a character, and of none, end it
+    r"(?:[^\\]+|\\(?:u(?![dD][89a-fA-F])[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|x[0-9a-fA-F]{2}|\r?\n|[^uUx\r]))*", re.DOTALL
+)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "a": "\a", "v": "\v"}
 _WORDS: dict[str, bool | None] = {
     "true": True,
@@ -343,28 +346,16 @@ class ArgumentParser:
         raise ArgumentFault(code, *self._span(start, max(self._at, start + 1)), message, fix)
 
 
-def unescaped(text: str) -> str:
-    """The inside of a quoted text that is still being written: escapes resolved as far as they are complete, up to the
-    first `$`, which may become a reference."""
-    text = text.partition("$")[0]
-    found: list[str] = []
-    at = 0
-    while at < len(text):
-        if text[at] != "\\":
-            found.append(text[at])
-            at += 1
-            continue
-        match = _ESCAPE.match(text, at)
-        cut = text[at + 1 : at + 2] in ("u", "U", "x") and (match is None or match[5] is not None)
-        surrogate = match is not None and match[1] is not None and 0xD800 <= int(match[1], 16) < 0xE000
-        if match is None or cut or surrogate:
-            break  # it goes on in the next piece
-        code = match[1] or match[2] or match[3]
-        if code is not None:
-            if int(code, 16) > 0x10FFFF:
-                break
-            found.append(chr(int(code, 16)))
-        elif not match[4]:
-            found.append(_ESCAPES.get(match[5], match[5]))
-        at = match.end()
-    return "".join(found)
+def unescaped(text: str) -> tuple[str, int]:
+    """What is certain of the inside of a quoted text that is still being written, and how many characters that took:
+    escapes resolved as far as they are complete, up to the first `$`, which may become a reference."""
+    match = _COMPLETE.match(text.partition("$")[0])
+    assert match is not None  # it matches everywhere
+    return (_ESCAPE.sub(_character, match[0]) if "\\" in match[0] else match[0]), match.end()
+
+
+def _character(escape: re.Match[str]) -> str:
+    code = escape[1] or escape[2] or escape[3]
+    if code is not None:
+        return chr(int(code, 16))
+    return "" if escape[4] else _ESCAPES.get(escape[5], escape[5])

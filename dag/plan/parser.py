@@ -84,8 +84,12 @@ class PlanParser:
             arguments = ArgumentParser(head, call.body, self._visible, self._limits.depth).arguments()
         except ArgumentFault:
             return None
-        text = unescaped("".join(call.text[call.opened + 1 :]))
-        return OpenText(call.id, call.name, arguments, keyword[1] if keyword else None, text)
+        if call.read_to <= call.opened:
+            call.read_to, call.read = call.opened + 1, ""
+        more, taken = unescaped("".join(call.text[call.read_to :]))
+        call.read += more
+        call.read_to += taken
+        return OpenText(call.id, call.name, arguments, keyword[1] if keyword else None, call.read)
 
     def feed(self, text: str) -> list[PlanEvent]:
         """Push a piece of the text; returns what it completed. Raises ValueError once closed."""
@@ -372,7 +376,7 @@ class _Open:
 
     __slots__ = (
         "body", "brackets", "closed", "comment", "escaped", "head", "id", "last", "line", "name", "opened", "quote",
-        "run", "text",
+        "read", "read_to", "run", "text",
     )  # fmt: skip
 
     def __init__(self, id: int | None, name: str, head: int, body: int) -> None:
@@ -385,6 +389,8 @@ class _Open:
         self.brackets = ["("]
         self.quote = ""  # what closes the open string
         self.opened: int | None = None  # where in `text` the open string of an argument of the call itself begins
+        self.read = ""  # what `open_text` has told of it, and up to where in `text`
+        self.read_to = 0
         self.run = 0  # quotes in a row, to tell triple ones
         self.escaped = False
         self.comment = False
