@@ -90,6 +90,7 @@ class Retention:
         self._programs: dict[str, dict[str, Chain]] = {}
         self._owners: dict[str, Program] = {}
         self._llm_calls: dict[str, int] = {}
+        self._shared: dict[str, int] = {}
         self.tools = ToolTimes(self.rule, specs)
         self._returns = Returns()
         self._evident: set[str] = set()
@@ -158,6 +159,16 @@ class Retention:
         self._llm_calls[program.id] = self._llm_calls.get(program.id, 0) + 1
         request = request_id(program.id, call.id, attempt)
         return Visit(self, desk, program, call, request, messages, chain, self._grace(program, call))
+
+    def shared(self, program: Program, chain: Chain | None, usage: Usage) -> int:
+        """Tokens of a call's prompt that were computed for other programs.
+
+        What its first call finds is not the program's own; what later ones find beyond that may be.
+        """
+        if chain is not None:
+            return chain.shared
+        first = self._shared.setdefault(program.id, usage.cached_tokens) if program.outcome is None else 0
+        return min(first, usage.cached_tokens)
 
     def taken_up(self, chain: Chain) -> None:
         """The call that goes on with the chain runs: the chain is its own from now on."""
@@ -234,6 +245,7 @@ class Retention:
             self._keeper.finish(chain, outcome)
             chain.desk.remove(chain)
         self._owners.pop(program.id, None)
+        self._shared.pop(program.id, None)
         self.rule.program_ended(program.id, self._llm_calls.pop(program.id, 0))
 
     # -- what the scheduler asks ----------------------------------------------------------------

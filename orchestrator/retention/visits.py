@@ -30,6 +30,10 @@ class Host(Protocol):
 
     def now(self) -> float: ...
 
+    def shared(self, program: Program, chain: Chain | None, usage: Usage) -> int:
+        """Tokens of the call's prompt that were computed for other programs."""
+        ...
+
     def taken_up(self, chain: Chain) -> None:
         """The call that goes on with the chain runs: the chain is its own from now on."""
         ...
@@ -99,7 +103,7 @@ class Visit:
             prompt=fingerprint(self._messages),
             chars=self._chars + output_chars,
             tokens=usage.prompt_tokens + usage.output_tokens,
-            shared=self.chain.shared if self.chain is not None else usage.cached_tokens,
+            shared=self._host.shared(self._program, self.chain, usage),
             began_at=self._host.now(),
             desk=self._desk,
             graced=self.hold_s > 0,
