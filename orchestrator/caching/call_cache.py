@@ -67,6 +67,10 @@ class CallCache(Protocol):
         """False if nothing is ever answered: calls then go straight to their engines."""
         ...
 
+    def lookups(self) -> list[tuple[int, dict[str, str]]]:
+        """How many lookups ended how, with the attributes of the metric."""
+        ...
+
     async def ask(
         self, call: LLMCall, values: Mapping[str, JsonValue], caller: Caller, *, model: str, drives_effects: bool
     ) -> Asked:
@@ -107,6 +111,9 @@ class NoCallCache:
     """The cache of a server that has none."""
 
     enabled = False
+
+    def lookups(self) -> list[tuple[int, dict[str, str]]]:
+        return []
 
     async def ask(
         self, call: LLMCall, values: Mapping[str, JsonValue], caller: Caller, *, model: str, drives_effects: bool

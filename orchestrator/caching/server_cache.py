@@ -26,6 +26,7 @@ from orchestrator.caching.waiting import Waiting
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.journal import Cached
+from orchestrator.telemetry import names
 from semantic_cache import (
     Answer,
     Bypass,
@@ -134,6 +135,18 @@ class ServerCache:
         return self._cache
 
     # -- what a running call asks -----------------------------------------------------------------
+
+    def lookups(self) -> list[tuple[int, dict[str, str]]]:
+        if self._cache is None:
+            return []
+        found = []
+        for row in self._cache.stats().categories:
+            hits = {"hit: exact": row.exact_hits, "hit: semantic": row.semantic_hits, "hit: flight": row.flight_hits}
+            misses = {f"miss: {reason}": count for reason, count in row.misses.items()}
+            for verdict, count in (hits | misses).items():
+                if count:
+                    found.append((count, {names.CACHE_CATEGORY: row.category, names.CACHE_VERDICT: verdict}))
+        return found
 
     async def ask(
         self, call: LLMCall, values: Mapping[str, JsonValue], caller: Caller, *, model: str, drives_effects: bool

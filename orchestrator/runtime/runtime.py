@@ -140,6 +140,7 @@ class Runtime:
         """Let whoever reads the metrics read the numbers that are kept anyway."""
         metrics.observe("tenuto.programs.live", lambda: [(self._shelf.live_count, {})])
         metrics.observe("tenuto.calls.live", lambda: [(self._live_calls, {})])
+        metrics.observe("tenuto.cache.lookups", self._services.cache.lookups)
         metrics.observe(
             "tenuto.queue.calls",
             lambda: [(held, {names.ENGINE: engine}) for engine, held in self._services.priorities.held().items()],

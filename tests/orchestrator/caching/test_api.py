@@ -75,6 +75,17 @@ async def test_statistics_by_category(tmp_path: Path) -> None:
         assert "exact" in stats["why_not_semantic"]
 
 
+async def test_lookups_are_counted_for_the_metrics(tmp_path: Path) -> None:
+    async with caching(tmp_path) as server:
+        await hit(server)
+        found = {
+            verdict: count
+            for count, attributes in server.app.state.parts.cache.lookups()
+            for verdict in attributes.values()
+        }
+        assert (found["hit: exact"], found["miss: exact_only"]) == (1, 1)
+
+
 async def test_a_report_by_call_puts_the_answer_into_quarantine(tmp_path: Path) -> None:
     async with caching(tmp_path) as server:
         await hit(server)
