@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import cache, demo, doctor, key, run, serve, simulate, trace, version
+from orchestrator.cli import bench, cache, demo, doctor, key, run, serve, simulate, trace, version
 
 app = typer.Typer(
     name="tenuto",
@@ -21,6 +21,7 @@ app.command("run")(run.run)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("simulate")(simulate.simulate)
+app.command("bench")(bench.bench)
 app.command("key")(key.key)
 app.command("trace")(trace.trace)
 app.add_typer(cache.app, name="cache")

@@ -223,6 +223,7 @@ def _title(report: Report) -> str:
     return (
         f"{scenario['replicas']} x {scenario['engine']}, {scenario['policy']} + {scenario['retention']}, "
         f"seed {scenario['seed']}, arrivals x {1 / report.scale:.4g}"
+        + (f", load {report.load:.3g}" if report.load is not None else "")
     )
 
 
@@ -249,7 +250,8 @@ class _progress:
         from rich.console import Console
         from rich.progress import Progress
 
-        self._bar = Progress(console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("simulating", total=runs)
 
     def __enter__(self) -> Any:

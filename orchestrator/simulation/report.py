@@ -84,6 +84,8 @@ class Report:
     peak_private_tokens: int
     recomputed_tokens: int
     preemptions: int
+    load: float | None = None
+    """The load that the arrivals were calibrated to, as far as the programs reach it."""
 
     # -- completion -----------------------------------------------------------------------------
 
@@ -154,6 +156,7 @@ class Report:
             "calls": sum(len(program.calls) for program in self.programs),
             "makespan_s": self.makespan_s,
             "scale": self.scale,
+            "load": self.load,
             "completion_s": _spread(self.seconds),
             "ttft_s": _spread(self.ttfts),
             "slo_attainment": self.attainment,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -206,16 +207,20 @@ def simulate(
     chosen = resample(trace, seed=seed, count=programs) if drawn else list(trace)
     library = library_of(trace)
     scenario = Scenario(card, replicas, policy, retention, infinite, seed, wait_cap_s, faults=faults or NO_FAULTS)
+    reached: float | None = None
     if scale is None:
-        scale = 1.0 if load is None else calibrate(chosen, scenario, load, library)
-    return Simulation(scaled(chosen, scale), scenario, scale=scale, library=library).run()
+        scale, reached = (1.0, None) if load is None else calibrate(chosen, scenario, load, library)
+    report = Simulation(scaled(chosen, scale), scenario, scale=scale, library=library).run()
+    return replace(report, load=reached)
 
 
-def calibrate(programs: Sequence[TraceProgram], scenario: Scenario, load: float, library: Library) -> float:
-    """The factor on arrivals at which the peak private KV, under fcfs in an infinite memory, is `load` times memory.
+def calibrate(
+    programs: Sequence[TraceProgram], scenario: Scenario, load: float, library: Library
+) -> tuple[float, float]:
+    """The factor on arrivals at which the peak private KV, under fcfs in an infinite memory, is `load` times memory,
+    and the load that is really reached: few programs may never reach it, or go past it in one step.
 
-    Searches by the secant rule in logarithms, for at most 8 runs, to within 3 %. A trace whose programs all at once
-    do not reach the load gets the factor at which they nearly do.
+    Searches by the secant rule in logarithms, for at most 8 runs, to within 3 %.
     """
     capacity = scenario.engine.kv_tokens * scenario.replicas
     scenario = replace(scenario, policy="fcfs", retention="lru", infinite=True, faults=NO_FAULTS)
@@ -224,21 +229,23 @@ def calibrate(programs: Sequence[TraceProgram], scenario: Scenario, load: float,
         report = Simulation(scaled(programs, factor), scenario, library=library).run()
         return max(report.peak_private_tokens, 1) / capacity
 
-    low, high = 1e-6, 1e6
-    factor = 1.0
+    low, high, factor = 1e-6, 1e6, 1.0
+    nearest: tuple[float, float, float] | None = None
     for _ in range(8):
-        ratio = reached(factor) / load
-        if abs(ratio - 1) <= 0.03:
+        found = reached(factor)
+        off = abs(math.log(found / load))
+        if nearest is None or off < nearest[0]:
+            nearest = off, factor, found
+        if off <= 0.03 or factor < 1e-4:
             break
-        if ratio > 1:
+        if found > load:
             low = factor
         else:
             high = factor
-        guess = factor * ratio
+        guess = factor * found / load
         factor = guess if low < guess < high else (low * high) ** 0.5
-        if factor < 1e-4:
-            break
-    return factor
+    assert nearest is not None
+    return nearest[1:]
 
 
 def run_virtual(work: Coroutine[Any, Any, Report]) -> Report:

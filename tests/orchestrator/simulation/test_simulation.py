@@ -90,9 +90,11 @@ def test_an_infinite_memory_computes_nothing_twice_and_little_memory_does() -> N
 
 def test_load_is_peak_private_memory_over_capacity() -> None:
     trace = agents(6, seed=4, turns=(3, 4))
-    scale = simulate(trace, engine=CARD, seed=1, load=1.0).scale
-    at_load = simulate(trace, engine=CARD, seed=1, scale=scale, infinite=True)
-    assert at_load.peak_private_tokens / CARD.kv_tokens == pytest.approx(1.0, abs=0.05)
+    asked = simulate(trace, engine=CARD, seed=1, load=0.5)
+    at_load = simulate(trace, engine=CARD, seed=1, scale=asked.scale, infinite=True)
+    assert asked.load == pytest.approx(at_load.peak_private_tokens / CARD.kv_tokens) == pytest.approx(0.5, abs=0.06)
+    beyond = simulate(trace, engine=CARD, seed=1, load=5.0)
+    assert beyond.load is not None and beyond.load < 1.0
 
 
 def test_replicas_share_the_programs() -> None:
