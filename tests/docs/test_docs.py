@@ -53,6 +53,15 @@ def test_the_cache_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     page.test_the_second_question_costs_nothing()
 
 
+def test_the_simulation_page_runs_and_names_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = module_of(blocks("docs/simulation.md"), tmp_path, "simulation_page", monkeypatch)
+    assert len(page.calm.programs) == len(page.rough.programs) == 8
+    command = (ROOT / "orchestrator/cli/simulate.py").read_text()
+    text = (ROOT / "docs/simulation.md").read_text()
+    named = set(re.findall(r"`(--[a-z-]+)", text)) - {"--journal"}
+    assert named and all(f'"{option}"' in command for option in named)
+
+
 def fault_names() -> Iterator[str]:
     for module in (engine.protocol, orchestrator.errors, orchestrator.engines.errors):
         for thing in vars(module).values():
