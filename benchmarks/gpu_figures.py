@@ -299,7 +299,8 @@ def latency_under_prompts(bench: Bench) -> None:
         for name in names:
             engine.submit(ask(name, bench.prompt(rng, min(32, scale.prompt_tokens)), tokens))
         times: dict[str, list[float]] = {}
-        for _ in range(8):
+        skip = 8 if scale.device == "cuda" else 1
+        for _ in range(skip):
             _collect(engine, times)
         sent = 0
         pending = ""
@@ -310,8 +311,7 @@ def latency_under_prompts(bench: Bench) -> None:
             if prompts and sent == prompts and pending in times:
                 break
             _collect(engine, times)
-        skip = 8 if scale.device == "cuda" else 0
-        gaps = [b - a for name in names for a, b in zip(times[name][skip:], times[name][skip + 1 :], strict=False)]
+        gaps = [b - a for name in names for a, b in zip(times[name][skip - 1 :], times[name][skip:], strict=False)]
         quantiles[phase] = {
             "p50_s": percentile(gaps, 0.5), "p99_s": percentile(gaps, 0.99), "largest_s": max(gaps), "gaps": len(gaps),
         }  # fmt: skip
