@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +41,21 @@ _CATEGORIES = Policies(
 )
 
 
+@lru_cache(maxsize=10_000)
+def _vector(text: str) -> NDArray[np.float32]:
+    number, _, wording = text.partition("/")
+    vector = np.random.default_rng(int(number)).standard_normal(_DIMENSIONS)
+    vector += 0.02 * np.random.default_rng(int(wording)).standard_normal(_DIMENSIONS)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
 class _Wordings:
     """An embedder for "number/wording": wordings of one question are close, questions are not."""
 
     digest, dimensions = "wordings", _DIMENSIONS
 
     async def embed(self, text: str) -> NDArray[np.float32]:
-        number, _, wording = text.partition("/")
-        vector = np.random.default_rng(int(number)).standard_normal(_DIMENSIONS)
-        vector += 0.02 * np.random.default_rng(hash(wording) & 0xFFFF).standard_normal(_DIMENSIONS)
-        return (vector / np.linalg.norm(vector)).astype(np.float32)
+        return _vector(text)
 
     async def close(self) -> None: ...
 

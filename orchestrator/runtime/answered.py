@@ -5,6 +5,8 @@ Owns the order: lookup, then engine, then keeping. A hit looks to the program li
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import re
 from collections.abc import Iterator
@@ -64,9 +66,16 @@ class Answered:
             engine, _ = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
         except EngineError:
             return NOTHING  # the generation will say it better
-        asked = await services.cache.ask(
-            call, program.values, caller(program), model=engine.name, drives_effects=drives_effects(program, call.id)
-        )
+        asked = NOTHING
+        with contextlib.suppress(TimeoutError):  # an equal call takes longer than this one may: it goes by itself
+            async with asyncio.timeout(call.timeout_s):
+                asked = await services.cache.ask(
+                    call,
+                    program.values,
+                    caller(program),
+                    model=engine.name,
+                    drives_effects=drives_effects(program, call.id),
+                )
         self._run.span("cache", self._run.waiting_since_s, program.now())
         self._run.waiting_since_s = program.now()
         return asked

@@ -143,6 +143,16 @@ async def test_a_leader_that_fails_hands_its_place_on(start: Start) -> None:
     assert list(values(view).values()) == ["yes"]
 
 
+async def test_nobody_waits_for_an_equal_call_longer_than_its_own_timeout(start: Start) -> None:
+    answers = sequence(Say("slow", seconds=20.0), Say("quick", seconds=1.0))
+    server = await start(engine=ScriptedEngine(answers))
+    view = await ask(
+        server, llm("a", "the same", category="chat"), llm("b", "the same", category="chat", timeout_s=3.0)
+    )
+    assert values(view) == {"a": "slow", "b": "quick"}
+    assert server.runtime.timeline(view.id, tenant=TENANT).seconds == 20.0
+
+
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
