@@ -14,6 +14,7 @@ from bisect import bisect_left, insort
 from collections import Counter, deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from engine.admission import peak_blocks
 from engine.config import BLOCK_TOKENS
@@ -62,6 +63,9 @@ class Step:
     @property
     def tokens(self) -> int:
         return len(self.decodes) + sum(piece.count for piece in self.pieces)
+
+
+_is_decoding = attrgetter("decoding")
 
 
 def _order(sequence: Sequence) -> tuple[PriorityKey, int]:
@@ -420,7 +424,9 @@ class Scheduler:
         if self._stale:
             self._stale = False
             self._version += 1
-            self._decodes = [s for s in self._running if s.decoding and s.computed < len(s.table) * BLOCK_TOKENS]
+            self._decodes = list(filter(_is_decoding, self._running))
+            if self._filled:  # some have no memory for their next token
+                self._decodes = [sequence for sequence in self._decodes if not sequence.stalled]
         return self._decodes
 
     # queue and running list

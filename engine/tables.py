@@ -60,7 +60,8 @@ class Tables:
         if count == 1 and (block := self._cache.device.take_one()) is not None:
             sequence.table.append(block)
             if owed and sequence.owed:
-                self.owe(sequence, sequence.owed - 1)
+                sequence.owed -= 1
+                self.owed -= 1
             return True
         taken = self._cache.device.take(count)
         if taken is None:

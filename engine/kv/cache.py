@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import repeat
 
 from engine.clock import Clock
 from engine.config import BLOCK_TOKENS
@@ -71,7 +70,8 @@ class Store:
 
     def unlist(self, blocks: list[int]) -> None:
         """Nobody finds `blocks` any more; a bounded number of their digests is remembered as `evicted`."""
-        self.changes.update(zip(repeat(EngineEventKind.EVICTED), map(self.index.program, blocks)))
+        for program, count in Counter(self.index.programs(blocks)).items():
+            self.changes[EngineEventKind.EVICTED, program] += count
         self.evicted.update(dict.fromkeys(self.index.remove(blocks)))
         surplus = len(self.evicted) - 4 * self.pool.total
         if surplus > self.pool.total:
@@ -157,7 +157,9 @@ class BlockCache:
             return 0
         new = digests[first:end]
         self.device.enlist(table[first:end], new, parent, program)
-        again = [digest for digest in new if digest in evicted] if evicted else []
+        if evicted.keys().isdisjoint(new):
+            return 0
+        again = [digest for digest in new if digest in evicted]
         for digest in again:
             del evicted[digest]
         return len(again) * BLOCK_TOKENS

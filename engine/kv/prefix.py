@@ -11,7 +11,6 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -73,24 +72,26 @@ class PrefixIndex:
     def __init__(self, listed: NDArray[np.bool_]) -> None:
         self._listed = listed
         self._blocks: dict[Digest, int] = {}
-        self._digest: dict[int, Digest] = {}
-        self._parent: dict[int, int] = {}
-        self._program: dict[int, str] = {}
-        self._serials: NDArray[np.int64] = np.zeros(len(listed), np.int64)
+        total = len(listed)
+        self._digests: NDArray[np.object_] = np.full(total, None)
+        self._programs: NDArray[np.object_] = np.full(total, "")
+        self._parents: NDArray[np.int32] = np.full(total, ROOT, np.int32)
+        self._serials: NDArray[np.int64] = np.zeros(total, np.int64)
         self._serial = 0
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def __contains__(self, block: int) -> bool:
-        return block in self._digest
+        return bool(self._listed[block])
 
     def get(self, digest: Digest) -> int | None:
         return self._blocks.get(digest)
 
     def name(self, block: int) -> Digest | None:
         """The digest under which `block` is listed."""
-        return self._digest.get(block)
+        digest: Digest | None = self._digests[block]
+        return digest
 
     def serial(self, block: int) -> int:
         """A number that changes when `block` is listed anew; 0 while it is not listed."""
@@ -104,49 +105,49 @@ class PrefixIndex:
         end = bisect_left(digests, True, first + 1, max(limit, first + 1), key=lambda digest: digest not in known)
         return blocks_of(map(known.__getitem__, digests[first:end]))
 
-    def program(self, block: int) -> str:
-        """The program that first stored the block."""
-        return self._program[block]
+    def programs(self, blocks: list[int]) -> list[str]:
+        """The programs that first stored the blocks."""
+        programs: list[str] = self._programs[blocks].tolist()
+        return programs
 
     def insert(self, blocks: Blocks[int], digests: Sequence[Digest], parent: int, program: str) -> None:
         """List a run of blocks under digests that are not listed yet; `parent`, of the first, is listed, or `ROOT`."""
         if not blocks:
             return
         self._blocks.update(zip(digests, blocks, strict=True))
-        self._digest.update(zip(blocks, digests, strict=True))
-        self._parent[blocks[0]] = parent
-        self._parent.update(zip(blocks[1:], blocks, strict=False))
-        self._program.update(zip(blocks, repeat(program), strict=False))
         self._serial += 1
         places = np.asarray(blocks)
+        self._digests[places] = np.fromiter(digests, np.object_, len(blocks))
+        self._programs[places] = program
+        self._parents[places[1:]] = places[:-1]
+        self._parents[places[0]] = parent
         self._listed[places] = True
         self._serials[places] = self._serial
 
     def insert_one(self, block: int, digest: Digest, parent: int, program: str) -> None:
         """List one block under a digest that is not listed yet; `parent` is listed, or `ROOT`."""
         self._blocks[digest] = block
-        self._digest[block] = digest
-        self._parent[block] = parent
-        self._program[block] = program
+        self._digests[block] = digest
+        self._parents[block] = parent
+        self._programs[block] = program
         self._serial += 1
         self._listed[block] = True
         self._serials[block] = self._serial
 
     def rename(self, block: int, digest: Digest) -> None:
         """A listed leaf holds more now: list it under `digest`, which is not listed yet."""
-        del self._blocks[self._digest[block]]
+        del self._blocks[self._digests[block]]
         self._blocks[digest] = block
-        self._digest[block] = digest
+        self._digests[block] = digest
         self._serial += 1
         self._serials[block] = self._serial
 
     def remove(self, blocks: list[int]) -> list[Digest]:
         """Forget listed blocks whose descendants are listed no more after it; their digests."""
-        digests = list(map(self._digest.pop, blocks))
-        for table in (self._parent, self._program):
-            deque(map(table.pop, blocks), maxlen=0)
+        places = np.asarray(blocks, np.intp)
+        digests: list[Digest] = self._digests[places].tolist()
         deque(map(self._blocks.pop, digests), maxlen=0)
-        places = np.asarray(blocks, np.int32)
+        self._digests[places] = None
         self._listed[places] = False
         self._serials[places] = 0
         return digests
@@ -154,8 +155,8 @@ class PrefixIndex:
     def subtree(self, block: int) -> list[int]:
         """`block` and all its descendants. Looks at every listed block: for faults, not for steps."""
         children: dict[int, list[int]] = {}
-        for child, parent in self._parent.items():
-            children.setdefault(parent, []).append(child)
+        for child in np.flatnonzero(self._listed).tolist():
+            children.setdefault(int(self._parents[child]), []).append(child)
         found = [block]
         for node in found:
             found += children.get(node, ())
@@ -163,9 +164,9 @@ class PrefixIndex:
 
     def check(self) -> None:
         """Raise AssertionError unless the tables agree."""
-        assert set(self._blocks.values()) == self._digest.keys(), "a block is listed twice"
-        assert self._digest.keys() == self._parent.keys() == self._program.keys(), "tables differ"
-        assert set(np.flatnonzero(self._listed).tolist()) == self._digest.keys(), "marks differ"
-        for block, digest in self._digest.items():
-            assert self._blocks.get(digest) == block, "a block is listed under a digest it has not"
-            assert self._parent[block] == ROOT or self._parent[block] in self._digest, "a parent is missing"
+        listed = np.flatnonzero(self._listed)
+        digests = self._digests[listed].tolist()
+        assert len(self._blocks) == len(listed), "a block is listed twice"
+        assert [self._blocks.get(digest) for digest in digests] == listed.tolist(), "a digest is not its block's"
+        parents = self._parents[listed]
+        assert bool(self._listed[parents[parents != ROOT]].all()), "a parent is missing"

@@ -222,7 +222,7 @@ def test_checks_find_what_is_wrong() -> None:
     index = PrefixIndex(np.zeros(3, np.bool_))
     index.insert(blocks_of((0, 1)), (b"a", b"b"), ROOT, "p")
     index.check()
-    index._digest[0] = b"c"
+    index._digests[0] = b"c"
     with pytest.raises(AssertionError, match="digest"):
         index.check()
 
