@@ -83,11 +83,33 @@ class _Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Tails:
-    """Per category and lowest bin: traffic at or above it, expected wrong share, its upper bound. Shape [C, BINS]."""
+    """Per category and lowest bin: traffic at or above it, expected wrong share, its upper bound. Shape [C, BINS].
+
+    `own`: variance by the bins' own counts; `by_level`, `by_slope`: how the share follows the curve, whose
+    `covariance` (level, slope, each category's offset) all categories have in common."""
 
     traffic: Floats
     mean: Floats
     bound: Floats
+    own: Floats
+    by_level: Floats
+    by_slope: Floats
+    covariance: Floats
+
+    def joint_bound(self, lowest: list[int], z: float) -> float:
+        """Upper bound of the wrong share of all hits together when each category serves from its bin of `lowest` on."""
+        at = [(i, b) for i, b in enumerate(lowest) if b < BINS]
+        if not at:
+            return 0.0
+        rows, bins = np.array(at).T
+        weight = self.traffic[rows, bins] / self.traffic[rows, bins].sum()
+        level, slope = weight * self.by_level[rows, bins], weight * self.by_slope[rows, bins]
+        gradient = np.zeros(len(self.covariance))
+        gradient[0], gradient[1] = level.sum(), slope.sum()
+        gradient[2 + rows] = level
+        variance = float(weight**2 @ self.own[rows, bins] + gradient @ self.covariance @ gradient)
+        mean = float(weight @ self.mean[rows, bins])
+        return float(upper_bound(np.array([mean]), np.array([variance]), z)[0])
 
 
 class Calibrator:
@@ -132,9 +154,9 @@ class Calibrator:
 
     def _leaning(self, category: Category) -> float:
         """The prior mean of a category's offset. Whoever set its `similarity` believes that it errs no more than its
-        target from there on (for one, because its guards refuse most of what is wrong): where the common curve knows
-        less, half the target at the category's own similarity is believed until labels say otherwise."""
-        believed = _logit(0.5 * category.error_target)
+        target from there on (for one, because its guards refuse most of what is wrong): where the common curve is
+        less sure, that is believed until labels say otherwise."""
+        believed = _logit(category.error_target)
         return min(0.0, believed - (self._prior.intercept + self._prior.slope * float(_X[bin_of(category.similarity)])))
 
     # -- evidence -------------------------------------------------------------------------------
@@ -217,7 +239,7 @@ class Calibrator:
         lowest = self._lowest_bins(tails, [self._policies[n].error_target for n in self._names])
         if self._budget is not None:
             caps = [self._policies[n].error_at_overload for n in self._names]
-            lowest = _allocate(tails, self._budget, self._lowest_bins(tails, caps))
+            lowest = _allocate(tails, self._budget, self._lowest_bins(tails, caps), self._z)
         relaxed = self._lowest_bins(tails, [self._policies[n].error_at_overload for n in self._names])
         for i, name in enumerate(self._names):
             self._estimates[name] = self._settle(i, tails, lowest[i], relaxed[i])
@@ -271,12 +293,13 @@ class Calibrator:
         variance = _sum_from_top(traffic**2 * share * (1 - share) / (strength + 1)) / above**2
         pull = traffic * p * (1 - p) * self._prior.bin_labels / strength  # d tail / d log odds of the curve
         by_level, by_slope = _sum_from_top(pull) / above, _sum_from_top(pull * _X) / above
-        own = np.arange(2, 2 + len(self._names))
-        level = covariance[0, 0] + 2 * covariance[0, own] + covariance[own, own]
-        slope = covariance[0, 1] + covariance[1, own]
-        variance += by_level**2 * level[:, None] + by_slope**2 * covariance[1, 1]
-        variance += 2 * by_level * by_slope * slope[:, None]
-        return _Tails(above, mean, upper_bound(mean, variance, self._z))
+        offset = np.arange(2, 2 + len(self._names))
+        level = covariance[0, 0] + 2 * covariance[0, offset] + covariance[offset, offset]
+        slope = covariance[0, 1] + covariance[1, offset]
+        common = by_level**2 * level[:, None] + by_slope**2 * covariance[1, 1]
+        common += 2 * by_level * by_slope * slope[:, None]
+        bound = upper_bound(mean, variance + common, self._z)
+        return _Tails(above, mean, bound, variance, by_level, by_slope, covariance)
 
     def _fit(self, right: Floats, wrong: Floats) -> tuple[Floats, Floats]:
         """Maximum a posteriori of level, slope and categories' offsets by Newton's steps; and the covariance."""
@@ -313,21 +336,21 @@ class Calibrator:
         return 1 / (1 + np.exp(-np.clip(odds, -30, 30))), np.linalg.inv(hessian)
 
 
-def _allocate(tails: _Tails, budget: float, lowest: list[int]) -> list[int]:
+def _allocate(tails: _Tails, budget: float, lowest: list[int], z: float) -> list[int]:
     """The lowest bins with the most traffic above them whose joint error bound meets `budget`.
 
-    One price of an error for all categories (Lagrange); each takes what is worth most at that price, but no bin
-    under its own `lowest`. The price is found by bisection.
+    One price of an error for all categories (Lagrange); each takes what is worth most at that price, but no bin under
+    its own `lowest`. The price is found by bisection. The bound is that of all hits together: what one category's
+    estimate misses, another's does not miss as well.
     """
     allowed = np.arange(BINS)[None, :] >= np.array(lowest)[:, None]
     low, high = 0.0, 10.0 / budget
     best = [BINS] * len(lowest)
-    for _ in range(40):
+    for _ in range(24):
         price = (low + high) / 2
-        worth = np.where(allowed, tails.traffic * (1 - price * (tails.bound - budget)), 0.0)
+        worth = np.where(allowed, tails.traffic * (1 - price * (tails.mean - budget)), 0.0)
         pick = [int(w.argmax()) if w.max() > 0 else BINS for w in worth]
-        taken = [(tails.traffic[i, b], tails.bound[i, b]) for i, b in enumerate(pick) if b < BINS]
-        if sum(t * e for t, e in taken) <= budget * sum(t for t, _ in taken):
+        if tails.joint_bound(pick, z) <= budget:
             best, high = pick, price
         else:
             low = price
