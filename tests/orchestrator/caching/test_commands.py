@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 from typer.testing import CliRunner
 
+from orchestrator.api.auth import ApiKey, KeyRing
 from orchestrator.cli import app
 from tenuto import llm, workflow
 from tenuto.testing import ScriptedModel, override, server
@@ -53,3 +55,14 @@ def test_the_cache_is_looked_after_from_the_shell(tmp_path: Path) -> None:
         pairs.write_text(json.dumps({"category": "factual", "a": "x", "b": "y", "same": True}) + "\n")
         assert "embedder" in run("tune", "--labels", str(pairs), exit_code=1)
         run("tune", "--labels", str(tmp_path / "absent"), exit_code=2)
+
+
+def test_an_operators_key_says_so() -> None:
+    result = CliRunner().invoke(app, ["key", "--tenant", "acme", "--operator"])
+    (kept,) = tomllib.loads(result.stdout)["api_keys"]
+    assert kept["operator"] is True
+    other = ApiKey("tnt_other000", "0" * 64, "else")
+    key = result.stderr.split()[-1]
+    found = KeyRing([ApiKey(**kept), other]).identify(f"Bearer {key}")
+    assert found is not None
+    assert found.operator
