@@ -25,7 +25,8 @@ class EngineConfig:
     `threads` 0 chooses by model size; `dtype` "auto" is float32 on CPU and the model's own elsewhere; `context_tokens`
     0 is the model's own context. `model` is a directory, or the id of one on the Hugging Face hub. `adapters`: (name,
     PEFT directory) pairs, of which `adapters_kept` stay in memory. `draft_tokens`: the most tokens that prompt lookup
-    guesses for a sequence and step (0: none).
+    guesses for a sequence and step (0: none). `debug` compares every block that is copied between the tiers with
+    what it was.
     """
 
     model: str
@@ -43,6 +44,7 @@ class EngineConfig:
     host_bytes: int = 0
     lease_share: float = 0.5
     max_lease_ttl_s: float = 600.0
+    debug: bool = False
     adapters: tuple[tuple[str, str], ...] = ()
     adapters_kept: int = 8
     draft_tokens: int = 0

@@ -19,7 +19,7 @@ from engine.kv.cache import CopyKind
 from engine.lora import ActiveAdapters
 from engine.models.decoder import Decoder
 from engine.ops.triton_ops import DeviceBatch
-from engine.protocol import NumericalFault
+from engine.protocol import NumericalFault, Tier
 from engine.sampler import is_greedy, sample_step
 from engine.scheduler import Piece, Result, Step
 from engine.sequence import Sequence, blocks_for
@@ -123,6 +123,13 @@ class DeviceRunner:
         return _results(launched, step.decodes)
 
     @torch.inference_mode()
+    def contents(self, tier: Tier, block: int) -> bytes:
+        """A block's bytes, in whichever tier it lies; waits for all copies."""
+        self._copies.finish()
+        slots = self._kv[:, :, :, block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS]
+        held = slots.contiguous() if tier is Tier.DEVICE else self._copies.host[block]
+        return held.view(torch.uint8).cpu().numpy().tobytes()
+
     def copy(self, kind: CopyKind, pairs: Seq[tuple[int, int]]) -> None:
         """Copy whole blocks between the tiers or within the device: enqueued, ordered with steps that use them."""
         if kind is CopyKind.DEVICE_TO_HOST:

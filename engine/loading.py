@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from engine.checked import CheckedRunner, Inspectable
 from engine.clock import Clock, SystemClock
 from engine.config import BLOCK_TOKENS, EngineConfig, ModelSpec, read_spec
-from engine.local import LocalEngine, Runner
+from engine.local import LocalEngine
 from engine.lora import ActiveAdapters, AdapterPool, adapted
 from engine.models.decoder import Decoder, Weights
 from engine.ops.torch_ops import TorchOps
@@ -73,7 +74,7 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     return LocalEngine(
         config,
         info,
-        runner,
+        CheckedRunner(runner) if config.debug else runner,
         codec,
         clock or SystemClock(),
         blocks=blocks,
@@ -109,7 +110,7 @@ def make_runner(
     context_tokens: int,
     host_blocks: int = 0,
     adapters: ActiveAdapters | None = None,
-) -> Runner:
+) -> Inspectable:
     """What runs the model where its weights are: Triton's kernels on CUDA, torch elsewhere and without Triton."""
     like = weights.embedding
     if like.device.type == "cuda" and find_spec("triton") is not None:

@@ -324,6 +324,13 @@ class ModelLoadError(EngineError):
     name = "model_load_error"
 
 
+class CorruptedBlock(EngineError):
+    """A block of KV is not what it was (debug mode); it is used no more, and another attempt computes it again."""
+
+    name = "corrupted_block"
+    retryable = True
+
+
 class EngineLost(EngineError):
     """The engine process died while the call ran."""
 

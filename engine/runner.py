@@ -17,6 +17,7 @@ from engine.kv.cache import CopyKind
 from engine.lora import ActiveAdapters, Adapter
 from engine.models.decoder import Decoder
 from engine.ops.torch_ops import Batch, Extend
+from engine.protocol import Tier
 from engine.sampler import sample_step
 from engine.scheduler import Result, Step
 from engine.sequence import Sequence, blocks_for
@@ -74,6 +75,11 @@ class ModelRunner:
                 self._block(target).copy_(self._host[source])
             else:
                 self._block(target).copy_(self._block(source))
+
+    def contents(self, tier: Tier, block: int) -> bytes:
+        """A block's bytes, in whichever tier it lies."""
+        held = self._block(block) if tier is Tier.DEVICE else self._host[block]
+        return held.contiguous().view(torch.uint8).cpu().numpy().tobytes()
 
     def _block(self, block: int) -> torch.Tensor:
         """A view of [layers, 2, kv_heads, 16, D]."""

@@ -12,7 +12,7 @@ from engine.clock import Clock, ManualClock
 from engine.config import BLOCK_TOKENS, EngineConfig
 from engine.kv.cache import CopyKind
 from engine.local import LocalEngine
-from engine.protocol import EngineError, ModelInfo, NumericalFault
+from engine.protocol import EngineError, ModelInfo, NumericalFault, Tier
 from engine.scheduler import Result, Step
 from engine.sequence import Sequence
 
@@ -94,6 +94,9 @@ class FakeRunner:
         self.copied += len(pairs)
         for source, target in pairs:
             targets[target][:] = sources[source]
+
+    def contents(self, tier: Tier, block: int) -> bytes:
+        return repr((self.kv if tier is Tier.DEVICE else self.host)[block]).encode()
 
     def wipe(self, blocks: Seq[int]) -> None:
         for block in blocks:
