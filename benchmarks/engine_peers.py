@@ -145,6 +145,8 @@ class Transformers(Peer):
 class OpenVino(Peer):
     """openvino-genai's continuous batching with prefix caching.
 
+    Whole prompts at once: with `dynamic_split_fuse` it admits more prompts than fit and computes them in vain, five
+    times slower or worse when memory is short.
     Under pressure it may give a request up as IGNORED; a client has to ask again, and so does this one.
     """
 
@@ -156,9 +158,9 @@ class OpenVino(Peer):
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = setup.kv_tokens // self.BLOCK
         scheduler.enable_prefix_caching = True
-        scheduler.dynamic_split_fuse = True
+        scheduler.dynamic_split_fuse = False
         scheduler.max_num_seqs = MAX_BATCH
-        scheduler.max_num_batched_tokens = TOKEN_BUDGET
+        scheduler.max_num_batched_tokens = 4 * TOKEN_BUDGET  # at least the longest prompt
         precision = {"bfloat16": "bf16", "float32": "f32", "float16": "f16"}[setup.dtype]
         properties = {
             "INFERENCE_PRECISION_HINT": precision,

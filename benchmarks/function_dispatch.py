@@ -71,13 +71,13 @@ async def bare(runs: int) -> list[float]:
         return [await _parallel(server, "noop", {}) for _ in range(runs + 2)][2:]
 
 
-async def full(runs: int) -> list[float]:
+async def full(runs: int, *, follow: bool = False) -> list[float]:
     """Seconds a call with everything on: journal with intents, keyed writes, three timeouts, four caps, retries by
-    name, idempotency keys, and a reader of the program's events."""
+    name, idempotency keys. `follow`: and a reader of the program's events, who gets them as wire types."""
     with tempfile.TemporaryDirectory() as folder:
         async with bench([careful], journal=Path(folder) / "journal.db") as server:
             options = {"effect": "write", "idempotent": True}
-            return [await _parallel(server, "careful", options, follow=True) for _ in range(runs + 2)][2:]
+            return [await _parallel(server, "careful", options, follow=follow) for _ in range(runs + 2)][2:]
 
 
 async def _parallel(server: Any, tool_name: str, options: dict[str, Any], *, follow: bool = False) -> float:
@@ -91,7 +91,7 @@ async def _parallel(server: Any, tool_name: str, options: dict[str, Any], *, fol
         async for _ in server.runtime.events(summary.id, tenant="default"):
             pass
     else:
-        await server.ended(summary.id)
+        await server.ended(summary.id, submission.graph.outputs)
     return (perf_counter() - began) / CALLS
 
 

@@ -88,14 +88,15 @@ class Bench:
 
     async def run(self, submission: ProgramSubmission) -> tuple[str, float, float]:
         """Run to the end: the program's id, and the loop's times of acceptance and of the end."""
+        loop = asyncio.get_running_loop()
         summary, _ = await self.runtime.submit(submission, tenant=TENANT)
-        accepted_s = asyncio.get_running_loop().time()
-        await self.ended(summary.id)
-        return summary.id, accepted_s, asyncio.get_running_loop().time()
+        accepted_s = loop.time()
+        await self.ended(summary.id, submission.graph.outputs)
+        return summary.id, accepted_s, loop.time()
 
-    async def ended(self, program: str) -> None:
-        """Wait for the program's end without reading its events."""
-        for name in self.runtime.view(program, tenant=TENANT).outputs:
+    async def ended(self, program: str, outputs: Sequence[str]) -> None:
+        """Wait for the outputs and then the program's end, without reading its events."""
+        for name in outputs:
             status = VariableStatus.EMPTY
             while status is VariableStatus.EMPTY:
                 status = (await self.runtime.variable(program, name, tenant=TENANT, wait_s=300.0)).status

@@ -98,10 +98,12 @@ def measure(quick: bool, seed: int) -> tuple[list[Figure], dict[str, Any]]:
     few = 5 if quick else 20
     bare = asyncio.run(function_dispatch.bare(few))
     full = asyncio.run(function_dispatch.full(few))
+    read_too = asyncio.run(function_dispatch.full(few, follow=True))
     hop = asyncio.run(function_dispatch.hops(3 if quick else 10))
     detail["dispatch"] = {
         "bare": function_dispatch.summary(bare),
         "full": function_dispatch.summary(full),
+        "full_and_followed": function_dispatch.summary(read_too),
         "hop": function_dispatch.summary(hop),
     }
     detail["peers"] = peers = asyncio.run(function_peers.measured(1 if quick else 5))

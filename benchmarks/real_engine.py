@@ -54,7 +54,7 @@ from tenuto.wire import (
     WorkerRegistration,
 )
 
-PROGRAMS, TURNS = 40, (4, 8)
+PROGRAMS, QUICK_PROGRAMS, TURNS = 40, 9, (4, 8)
 SYSTEM_TOKENS, TASK_TOKENS, RESULT_TOKENS, OUTPUT_TOKENS = 128, (500, 1100), (40, 200), (8, 24)
 ARRIVALS_S = 4.0
 DEMAND_SHARE = 1 / 3
@@ -120,7 +120,6 @@ class Outcome:
     texts: dict[str, str]
     prompt_tokens: int
     cached_tokens: int
-    recomputed_tokens: int
     demand_tokens: int
     took_s: float
     leases: dict[str, int]
@@ -247,7 +246,6 @@ class Round:
             texts={name: text for _, texts in ended for name, text in texts.items()},
             prompt_tokens=sum(call[0] for call in calls),
             cached_tokens=sum(call[1] for call in calls),
-            recomputed_tokens=sum(call[2] for call in calls),
             demand_tokens=self._peak,
             took_s=took_s,
             leases={how.value: count for how, count in counters.ended.items()} if counters else {},
@@ -256,7 +254,8 @@ class Round:
 
     async def _agent(
         self, runtime: Runtime, number: int, agent: Agent
-    ) -> tuple[tuple[float, list[tuple[int, int, int]]], dict[str, str]]:
+    ) -> tuple[tuple[float, list[tuple[int, int]]], dict[str, str]]:
+        """Serve one agent: (seconds to its end, (prompt, cached) tokens of each LLM call), and its texts."""
         await asyncio.sleep(agent.at_s)
         begin = time.perf_counter()
         says = tuple(call.id for call in agent.calls if isinstance(call, LLMCall))
@@ -274,11 +273,7 @@ class Round:
         if view.error is not None:
             raise RuntimeError(f"agent {number} failed: {view.error}")
         timeline = runtime.timeline(summary.id, tenant=TENANT)
-        tokens = [
-            (call.prompt_tokens, call.cached_tokens, getattr(call, "recomputed_tokens", 0) or 0)
-            for call in timeline.calls
-            if call.kind == "llm"
-        ]
+        tokens = [(call.prompt_tokens, call.cached_tokens) for call in timeline.calls if call.kind == "llm"]
         return (seconds, tokens), {f"{number}/{name}": str(view.outputs[name].value) for name in says}
 
     def _count(self, runtime: Runtime, program: str) -> None:
@@ -322,7 +317,7 @@ def measure(args: Any) -> tuple[list[tuple[Side, Outcome]], int]:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         parameters = write_model(model, args.seed)
-        agents = make_agents(12 if args.quick else PROGRAMS, args.seed)
+        agents = make_agents(QUICK_PROGRAMS if args.quick else PROGRAMS, args.seed)
         agents = [Agent(a.at_s, _numbered(a.calls, n), a.results, a.tokens) for n, a in enumerate(agents)]
         rounds = [EVERYTHING, BASELINE, OURS] + ([] if args.quick else [OURS, BASELINE])
         outcomes: list[tuple[Side, Outcome]] = []
@@ -363,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     order = ", ".join(side.name for side, _ in outcomes)
     method = METHOD.format(parameters=parameters / 1e6, turns=TURNS, arrivals=ARRIVALS_S, order=order)
-    table = Table("side", "mean s", "p99 s", "all s", "cached", "recomputed", "leases by outcome", "unused")
+    table = Table("side", "mean s", "p99 s", "all s", "cached", "leases by outcome", "unused")
     for side, one in outcomes:
         table.add_row(
             side.name,
@@ -371,7 +366,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{percentile(one.seconds, 0.99):.2f}",
             f"{one.took_s:.1f}",
             f"{one.cached_tokens / one.prompt_tokens:.1%}",
-            f"{one.recomputed_tokens / one.prompt_tokens:.1%}",
             " ".join(f"{name} {count}" for name, count in one.leases.items() if count),
             f"{one.wasted_share:.1%}",
         )
@@ -397,7 +391,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "took_s": one.took_s,
                 "prompt_tokens": one.prompt_tokens,
                 "cached_tokens": one.cached_tokens,
-                "recomputed_tokens": one.recomputed_tokens,
                 "leases": one.leases,
                 "wasted_share": one.wasted_share,
             }

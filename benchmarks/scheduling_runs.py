@@ -23,6 +23,7 @@ from benchmarks.scheduling_rivals import RIVALS
 from benchmarks.scheduling_workloads import WORKLOADS, disturbed
 from engine.costs import EngineProfile, profile
 from orchestrator.simulation import Report, Scenario, Simulation, TraceProgram, read, resample
+from orchestrator.simulation.trace import ToolNode
 from orchestrator.simulation.workload import Library, is_private, scaled
 
 TOLERANCE = 0.08
@@ -229,7 +230,7 @@ def _guess(programs: Sequence[TraceProgram], card: EngineProfile, load: float) -
     for _ in range(24):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if peak(middle) > load else (low, middle)
-    return (low * high) ** 0.5
+    return float((low * high) ** 0.5)
 
 
 def _alone(program: TraceProgram, card: EngineProfile, wait_cap_s: float = 120.0) -> list[tuple[float, int]]:
@@ -240,17 +241,15 @@ def _alone(program: TraceProgram, card: EngineProfile, wait_cap_s: float = 120.0
     known = 0
     for node in program.nodes:
         start_s = max((ends[before] for before in node.after), default=0.0)
-        seconds = getattr(node, "duration", None)
-        if seconds is not None:
-            ends[node.id] = start_s + seconds
+        if isinstance(node, ToolNode):
+            ends[node.id] = start_s + node.duration
             continue
-        start_s += min(node.wait, wait_cap_s)  # type: ignore[union-attr]
-        pieces = node.prompt  # type: ignore[union-attr]
+        start_s += min(node.wait, wait_cap_s)
         owner = program.origin or program.program
-        private = sum(p.end - p.start for p in pieces if is_private(p.stream, owner)) + node.output  # type: ignore[union-attr]
+        private = sum(p.end - p.start for p in node.prompt if is_private(p.stream, owner)) + node.output
         prefill_s = card.token_s * max(0, private - known)
         known = max(known, private)
-        ends[node.id] = start_s + prefill_s + node.output * step_s  # type: ignore[union-attr]
+        ends[node.id] = start_s + prefill_s + node.output * step_s
         calls.append((start_s, private))
     changes: list[tuple[float, int]] = []
     before = 0

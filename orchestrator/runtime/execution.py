@@ -60,7 +60,9 @@ class Execution:
             if isinstance(call, LLMCall):
                 await self._attempts(program, run, self._generation(program, run, call))
             else:
-                await self._function_attempts(program, run, call)
+                deadline_s = self._deadline_s(program, call)
+                attempt = partial(self._call_tool, program, run, call, deadline_s)
+                await self._attempts(program, run, attempt, deadline_s)
         except JournalUnavailable:
             pass  # the runtime has stopped every program and told its readers
         except Exception as error:
@@ -71,12 +73,12 @@ class Execution:
         finally:
             run.task = None
 
-    async def _function_attempts(self, program: Program, run: CallRun, call: FunctionCall) -> None:
-        """All attempts of a function call, within the total that its tool allows."""
+    def _deadline_s(self, program: Program, call: FunctionCall) -> float | None:
+        """When, on the clock, all attempts of a function call must be over: as its tool says."""
         spec = self._services.tools.spec(program.tenant, program.toolset, call.tool)
-        total_s = spec.total_timeout_s if spec is not None else None
-        deadline_s = None if total_s is None else self._services.clock.now() + total_s
-        await self._attempts(program, run, lambda: self._call_tool(program, run, call, deadline_s), deadline_s)
+        if spec is None or spec.total_timeout_s is None:
+            return None
+        return self._services.clock.now() + spec.total_timeout_s
 
     async def _intend(self, program: Program, run: CallRun) -> None:
         """Before an effect: everything that it depends on is durable, and so is the intent itself."""

@@ -40,14 +40,13 @@ class Caps:
     def try_enter(self, wanted: Sequence[tuple[Hashable, int]]) -> bool:
         """Take one place under each cap if all have room; else take none."""
         caps = self._caps
-        for name, most in wanted:
-            cap = caps.get(name)
-            if cap is not None and cap.inside >= most:
-                return False
-        for name, _ in wanted:
+        for taken, (name, most) in enumerate(wanted):
             cap = caps.get(name)
             if cap is None:
                 cap = caps[name] = _Cap()
+            elif cap.inside >= most:
+                self.leave(wanted[:taken])
+                return False
             cap.inside += 1
         return True
 
@@ -56,7 +55,7 @@ class Caps:
 
         `leave` with the same names must follow, unless this is cancelled: then nothing is held.
         """
-        held: list[Hashable] = []
+        held = 0
         try:
             for name, most in wanted:
                 cap = self._caps.get(name)
@@ -66,9 +65,9 @@ class Caps:
                     cap.inside += 1
                 else:
                     await self._wait(cap, key)
-                held.append(name)
+                held += 1
         except asyncio.CancelledError:
-            self.leave(held)
+            self.leave(wanted[:held])
             raise
 
     async def _wait(self, cap: _Cap, key: Key) -> None:
@@ -82,13 +81,17 @@ class Caps:
                 self._pass_on(cap)  # its place had been given to it already
             raise
 
-    def leave(self, names: Sequence[Hashable]) -> None:
+    def leave(self, wanted: Sequence[tuple[Hashable, int]]) -> None:
         """Give the places back: whoever waits first takes them."""
-        for name in names:
-            cap = self._caps[name]
-            self._pass_on(cap)
+        caps = self._caps
+        for name, _ in wanted:
+            cap = caps[name]
+            if cap.waiting:
+                self._pass_on(cap)
+            else:
+                cap.inside -= 1
             if not cap.inside and not cap.waiting:
-                del self._caps[name]
+                del caps[name]
 
     @staticmethod
     def _pass_on(cap: _Cap) -> None:

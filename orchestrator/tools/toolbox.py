@@ -174,7 +174,7 @@ class Toolbox:
                 whole = replace(run, arguments={**run.arguments, name: pieces})
                 return await self._hosted(whole, spec, host, lambda: None)
             finally:
-                self.caps.leave([name for name, _ in wanted])
+                self.caps.leave(wanted)
 
         return self.partial.begin(run.program, run.call, run.tool, name, run.arguments, on)
 
@@ -219,7 +219,7 @@ class Toolbox:
         wanted = self._wanted(ahead, spec, host)
         if not self.caps.try_enter(wanted):
             return None
-        self.caps.leave([name for name, _ in wanted])
+        self.caps.leave(wanted)
         return key, self.reads.writes_at(key), lambda: self._capped(ahead, spec, host, lambda: None, None)
 
     async def _capped(
@@ -245,7 +245,7 @@ class Toolbox:
                 await intend()
             return await self._hosted(run, spec, host, started)
         finally:
-            self.caps.leave([name for name, _ in wanted])
+            self.caps.leave(wanted)
 
     def _left_s(self, run: ToolRun) -> float | None:
         """Seconds until the call's deadline."""

@@ -81,12 +81,20 @@ class Signature:
             raise InvalidArgument(f"{self.name}: {first_faults(error)}") from error
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
-        for index, (name, parameter) in enumerate(self.signature.parameters.items()):
-            if f"p{index}" not in model.model_fields_set:
-                continue
-            value = getattr(model, f"p{index}")
-            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-                args.append(value)
-            else:
-                kwargs[name] = value
+        given, values = model.model_fields_set, model.__dict__
+        for field, name in self._fields:
+            if field in given:
+                if name is None:
+                    args.append(values[field])
+                else:
+                    kwargs[name] = values[field]
         return args, kwargs
+
+    @cached_property
+    def _fields(self) -> tuple[tuple[str, str | None], ...]:
+        """The field of each parameter in `arguments_model`, and its name, None if it is positional only."""
+        positional = inspect.Parameter.POSITIONAL_ONLY
+        return tuple(
+            (f"p{index}", None if parameter.kind is positional else name)
+            for index, (name, parameter) in enumerate(self.signature.parameters.items())
+        )

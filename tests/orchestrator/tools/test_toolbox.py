@@ -150,7 +150,7 @@ def test_caps_give_back_what_they_took(calls: list[tuple[str, int, bool]], most:
             finally:
                 for cap in (name, "all"):
                     inside[cap] -= 1
-                caps.leave([name, "all"])
+                caps.leave(wanted)
 
         tasks = [asyncio.create_task(one(name, seconds)) for name, seconds, _ in calls]
         await asyncio.sleep(0.5)
