@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import engine.protocol
 import orchestrator.engines.errors
 import orchestrator.errors
 from orchestrator.tools.failures import FailureType
+from orchestrator.tools.settings import ToolSettings
+from tenuto.options import CallOptions, ToolDeclaration, ToolOptions
 from tenuto.testing import EchoModel, override, server
+from tenuto.wire import PlanOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +64,22 @@ def test_the_simulation_page_runs_and_names_its_options(tmp_path: Path, monkeypa
     text = (ROOT / "docs/simulation.md").read_text()
     named = set(re.findall(r"`(--[a-z-]+)", text)) - {"--journal"}
     assert named and all(f'"{option}"' in command for option in named)
+
+
+def test_the_tools_page_names_what_there_is() -> None:
+    text = (ROOT / "docs/tools.md").read_text()
+    (settings,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    parsed = ToolSettings.model_validate(tomllib.loads(settings)["tools"])
+    assert list(parsed.mcp) == ["files", "search"] and list(parsed.openapi) == ["weather"]
+    rules = text.split("## Rules")[1].split("Caps of")[0]
+    options = set(
+        re.findall(r"[`(, ]`?([a-z_]+)`?[=`,]", "\n".join(row.split("|")[1] for row in rules.splitlines()[4:] if row))
+    )
+    known = {*ToolDeclaration.__annotations__, *ToolOptions.__annotations__, *CallOptions.__annotations__}
+    assert options - {"attempts", "first_wait_s", "max_wait_s", "on"} <= known
+    assert {"speculate", "share", "cache", "partial", "max_running", "total_timeout"} <= options
+    (plan,) = re.findall(r"`(\{.format.*?\})`", text)
+    assert PlanOptions.model_validate_json(plan).tools == ("search",)
 
 
 def fault_names() -> Iterator[str]:
