@@ -50,12 +50,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--start", type=Path, help="go on from this model directory, at a lower rate"
+    )
     parser.add_argument("--vocabulary", type=Path, help="write the known words here, and end")
     chosen = parser.parse_args()
     if chosen.vocabulary is not None:
         chosen.vocabulary.write_text(textwrap.fill(" ".join(sorted(vocabulary())), 118) + "\n")
         return
-    make(chosen.out, chosen.steps, chosen.batch, chosen.seed)
+    make(chosen.out, chosen.steps, chosen.batch, chosen.seed, chosen.start)
 
 
 def vocabulary() -> set[str]:
@@ -63,7 +66,7 @@ def vocabulary() -> set[str]:
     return questions.vocabulary() | reading.vocabulary() | set(_COMMON.split())
 
 
-def make(out: Path, steps: int, batch: int, seed: int) -> None:
+def make(out: Path, steps: int, batch: int, seed: int, start: Path | None = None) -> None:
     """Make the model directory `out`."""
     began = time.perf_counter()
     torch.manual_seed(seed)
@@ -72,10 +75,14 @@ def make(out: Path, steps: int, batch: int, seed: int) -> None:
     world = World()
     examples = draw(world, steps * batch, rng)
     print(f"{time.perf_counter() - began:5.0f} s  {len(examples)} examples drawn", flush=True)
-    tokenizer = train_tokenizer(examples[:20_000], world)
-    model = new_model(tokenizer)
+    if start is None:
+        tokenizer, rate = train_tokenizer(examples[:20_000], world), 4e-3
+        model = new_model(tokenizer)
+    else:
+        tokenizer, rate = Tokenizer.from_file(str(start / "tokenizer.json")), 1.2e-3
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    settings = Settings(steps=steps, batch=batch, rate=4e-3, average=0.997, seed=seed)
+    settings = Settings(steps=steps, batch=batch, rate=rate, average=0.997, seed=seed)
     train(model, tokenizer, encode(tokenizer, examples), settings, torch.device("cpu"))
     save(model, tokenizer, out)
     print(f"{time.perf_counter() - began:5.0f} s  done", flush=True)

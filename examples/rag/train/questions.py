@@ -262,6 +262,40 @@ UNKNOWN: Sequence[str] = (
 )
 """Questions about what no document may tell: the strange word X is a name to search for, like any other."""
 
+_NOUNS: dict[str, str] = {
+    "continent": "[continent|part of the world]",
+    "capital": "[capital|capital city|seat of government]",
+    "population": "[population|number of inhabitants|number of people|population figure]",
+    "area": "[area|size|surface area|land area]",
+    "currency": "[currency|money|unit of money]",
+    "phone": "[calling code|phone code|dialling code|phone prefix|telephone code]",
+    "tld": "[internet domain|top level domain|domain|domain ending]",
+    "languages": "[language|languages|official language|spoken languages]",
+    "neighbours": "[neighbours|neighbors|neighbouring countries|borders]",
+    "largest_city": "[largest city|biggest city|most populous city]",
+    "city_country": "country",
+    "timezone": "[time zone|timezone]",
+    "coordinates": "[coordinates|latitude and longitude|position on the map|latitude]",
+    "state": "[state|us state]",
+    "state_code": "[abbreviation|postal abbreviation|postal code]",
+    "big_cities": "[big cities|large cities|major cities]",
+}
+_COORDINATED = (
+    "[what|which] [is|are] the {0} and [the |][what the |]{1} of E",
+    "{0} and {1} of E",
+    "{0} [plus|&|and] {1} of E",
+    "E {0} and {1}",
+    "[tell me|give me|name|find|show me|say|list] [the |]{0} and [the |]{1} [of|for] E",
+    "[what are|name|give me|tell me] E {0} and {1}",
+    "[what|which] {0} and [what |which |]{1} does E have",
+    "E : {0} and {1}",
+    "for E [i need|give me|find] the {0} and the {1}",
+    "[what is|what's|tell me] the {0} of E and [its|the|what is its|what is the] {1}",
+    "[what is|name] the {0} and [what is |]the {1} in E",
+    "i [need|want to know|would like to know] the {0} and {1} of E",
+    "about E , what is the {0} and {1}",
+)
+
 _LIGHT = frozenset(
     [
         "what",
@@ -349,6 +383,7 @@ def expand(template: str, rng: random.Random) -> str:
 def vocabulary() -> set[str]:
     """Every word of the templates and of the searches."""
     templates = [*UNKNOWN, *SEARCHES.values()]
+    templates += [*_NOUNS.values(), *_COORDINATED]
     for group in (*TEMPLATES.values(), *_SHARED.values()):
         templates += group
     found = set(re.findall(r"[a-z]+(?:['-][a-z]+)*", " ".join(templates).replace("'s", "")))
@@ -365,7 +400,9 @@ def draw(rng: random.Random) -> tuple[str, str]:
         question, search = question.replace("E", "e1"), search.replace("E", "e1")
     elif kind < 0.76:
         question, search = _unknown(rng)
-    elif kind < 0.89:
+    elif kind < 0.82:
+        question, search = _coordinated(rng)
+    elif kind < 0.91:
         relation = rng.choice(list(_SHARED))
         question = rng.choice(_SHARED[relation]).replace("E", "e1").replace("F", "e2")
         search = " ; ".join(SEARCHES[relation].replace("E", name) for name in ("e1", "e2"))
@@ -380,6 +417,14 @@ def draw(rng: random.Random) -> tuple[str, str]:
 def _one(rng: random.Random) -> tuple[str, str]:
     relation = rng.choice(list(TEMPLATES))
     return expand(rng.choice(TEMPLATES[relation]), rng), SEARCHES[relation]
+
+
+def _coordinated(rng: random.Random) -> tuple[str, str]:
+    """Two nouns of one name."""
+    one, two = rng.sample(list(_NOUNS), 2)
+    template = rng.choice(_COORDINATED).format(_NOUNS[one], _NOUNS[two])
+    searches = f"{SEARCHES[one]} ; {SEARCHES[two]}"
+    return expand(template, rng).replace("E", "e1"), searches.replace("E", "e1")
 
 
 def _unknown(rng: random.Random) -> tuple[str, str]:
