@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from engine.protocol import PriorityKey
-from orchestrator.scheduling import Changes, Hold
+from orchestrator.scheduling import Changes, Hold, Room
 
 
 class Parked(Protocol):
@@ -145,7 +145,7 @@ class Gate:
         self, room: int, hold: Hold | None = None, parking: Parking | None = None, overdue: Overdue | None = None
     ) -> None:
         """`overdue(outside, inside)`: whether a call inside may not go before that one outside any more."""
-        self.room = room
+        self.room = Room(room)
         self._overdue: Overdue = overdue or _never
         self.hold = hold or Hold()
         self._parking: Parking = parking or NoParking()
@@ -192,11 +192,9 @@ class Gate:
         self._sort(program)
         self.let_go()
 
-    def kept(self, program: str, *, keep: bool) -> None:
-        """Whether what its last call left is kept for a program that waits for functions or its client."""
-        if keep:
-            return
-        self.hold.dropped(program)
+    def kept(self, program: str, tokens: int) -> None:
+        """So much is kept for a program that waits for functions or its client; 0: nothing any more."""
+        self.hold.kept(program, tokens)
         self._sort(program)
         self.let_go()
 
@@ -212,7 +210,7 @@ class Gate:
             return
         self._letting_go = True
         try:
-            while self._calls < self.room:
+            while self._calls < self.room.calls:
                 inner, outer = self._inside.head(), self._outside.head()
                 if outer is not None and (inner is None or outer < inner) and self._make_room(outer.tokens):
                     self._begin(outer, self._outside)

@@ -116,6 +116,7 @@ class Generation:
         if not gate.hold.capacity or usage is None or not self._succeeded:
             return 0
         program, call, footprints = self._program, self._call, self._services.footprints
+        gate.room.ended(usage, gate.calls)
         footprints.began(program.id, program.workflow, call, usage.cached_tokens)
         shared = footprints.shared(program.id, program.workflow, call)
         return max(0, usage.prompt_tokens - shared) + usage.output_tokens

@@ -59,7 +59,7 @@ class Priorities:
     def _kept(self, engine: Engine, program: str, tokens: int) -> None:
         gate = self._gates.get(engine.name)
         if gate is not None:
-            gate.kept(program, keep=tokens > 0)
+            gate.kept(program, tokens)
 
     def held(self) -> dict[str, int]:
         """How many calls wait at the gate of each engine."""
@@ -80,7 +80,7 @@ class Priorities:
     def program_ended(self, program: str) -> None:
         self._pending.pop(program, None)
         for gate in self._gates.values():
-            gate.kept(program, keep=False)
+            gate.kept(program, 0)
         self._push(self._policy.program_ended(program, self._clock.now()))
 
     def _push(self, changes: Changes) -> None:

@@ -7,6 +7,7 @@ from orchestrator.scheduling.hold import Hold
 from orchestrator.scheduling.learned import Learned
 from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, Policy, ProgramArrival, ReadyCall
 from orchestrator.scheduling.registry import POLICIES, UnknownPolicy, make_policy
+from orchestrator.scheduling.room import Room
 from orchestrator.scheduling.statistics import StageStatistics, stage_of
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Policy",
     "ProgramArrival",
     "ReadyCall",
+    "Room",
     "StageStatistics",
     "UnknownPolicy",
     "make_policy",

@@ -84,11 +84,11 @@ class Hold:
         self._change(inside, needed=inside.needed - tokens, kept=kept)
         self._settle(program, inside)
 
-    def dropped(self, program: str) -> None:
-        """Nothing is kept for the program any more, so it must ask again; calls of it that run go on."""
+    def kept(self, program: str, tokens: int) -> None:
+        """So many tokens are kept for a program that waits; 0: none any more, so it must ask again."""
         inside = self._inside.get(program)
         if inside is not None:
-            self._change(inside, kept=0)
+            self._change(inside, kept=tokens)
             self._settle(program, inside)
 
     def _change(self, inside: _Inside, *, needed: int | None = None, kept: int | None = None) -> None:

@@ -21,9 +21,9 @@ from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, Progr
 from orchestrator.scheduling.statistics import stage_of
 from tenuto.wire import Call, FunctionCall, Objective
 
-WINDOW_S = 7200.0
+WINDOW_S = 14_400.0
 """No program is overtaken by one that arrived this much later."""
-HALF_S = 240.0
+HALF_S = 120.0
 """Expected engine seconds at which a program's handicap is half the window."""
 _WIDTH = 8.0
 """Calls of one program that an engine is taken to work on at once: work of wide programs is divided by it."""

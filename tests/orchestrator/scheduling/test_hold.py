@@ -26,7 +26,7 @@ def test_the_books_agree_after_every_step(events: list[tuple[str, int, int]]) ->
         elif what == "end" and calls:
             hold.ended(program, calls.pop(), tokens)
         elif what == "drop":
-            hold.dropped(program)
+            hold.kept(program, 0)
         hold.check()
         assert hold.at_work == sum(map(bool, running.values()))
         assert all(hold.is_inside(name) for name, of in running.items() if of)
@@ -34,7 +34,7 @@ def test_the_books_agree_after_every_step(events: list[tuple[str, int, int]]) ->
     for program, calls in running.items():
         for tokens in calls:
             hold.ended(program, tokens, 0)
-        hold.dropped(program)
+        hold.kept(program, 0)
     assert hold.used == 0 and len(hold) == 0
 
 
@@ -46,7 +46,7 @@ def test_a_call_that_goes_on_with_what_was_kept_needs_it_once() -> None:
     hold.began("p", 130)
     assert hold.used == 130
     hold.ended("p", 130, 140)
-    hold.dropped("p")
+    hold.kept("p", 0)
     assert hold.used == 0 and not hold.is_inside("p")
 
 

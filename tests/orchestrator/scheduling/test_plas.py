@@ -45,7 +45,7 @@ def total_wait(policy: Policy) -> float:
 
 
 def test_the_worked_example_of_the_paper() -> None:
-    """FCFS waits 18 in all, as in the paper; PLAS less (there 12 with calls that are cut at their quantum, here whole)."""
+    """FCFS waits 18 in all, as in the paper; PLAS less (there 12, with calls cut at their quantum; here whole)."""
     policy = Plas(quantum_s=1e-9, beta=1e9)
     policy._queue = lambda service_s: int(service_s)  # type: ignore[method-assign]  # one queue a second of service
     assert total_wait(Fcfs()) == 18

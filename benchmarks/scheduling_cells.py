@@ -1,0 +1,106 @@
+"""What the scheduling benchmark compares: cells (programs, load, seed) and the settings that run on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.scheduling_runs import Cell, Setting
+
+INFINITE = Setting("fcfs", "lru", infinite=True)
+FCFS = Setting("fcfs", "lru")
+OURS = Setting("tenuto", "tenuto")
+PAPER = Setting("program_fcfs", "continuum_paper")
+PUBLIC = Setting("program_fcfs", "continuum_public")
+ORACLE = Setting("tenuto", "oracle")
+PLAS = Setting("plas", "lru")
+SRPT = Setting("srpt", "oracle")
+FCFS_HOST = Setting("fcfs", "lru", host_share=1.0)
+OURS_HOST = Setting("tenuto", "tenuto", host_share=1.0)
+FCFS_SMALL_HOST = Setting("fcfs", "lru", host_share=0.25)
+OURS_SMALL_HOST = Setting("tenuto", "tenuto", host_share=0.25)
+
+CHAINS, CHAIN_SLOTS = 25, 8
+CAPPED_TOKENS = 4096
+"""What Parrot's latency mode lets on an engine at once; calls of a map-reduce have about 2,600 tokens, so that is 2."""
+_CAPPED_CALLS = 2
+MAP_REDUCE_RATE, MAP_REDUCE_SATURATED, MIXED_RATE = 0.15, 1.5, 2.5
+SQL_RATES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
+"""Programs a second. Near saturation: the middle of what either side sustains."""
+SQL_NEAR = 0.5
+DISTURBANCES = ("fast", "slow", "shuffled", "hung")
+
+PROGRAMS = {0.5: 40, 1.0: 40, 2.0: 60, 4.0: 110}
+"""Programs drawn for a load; long sessions (over 100k tokens) need only half as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All cells of one benchmark. `agents`, `mixed`: trace files; `measured`: which half of their programs."""
+
+    agents: tuple[str, ...]
+    mixed: tuple[str, ...]
+    measured: bool | None
+    seeds: tuple[int, ...]
+    quick: bool = False
+
+    def cell(self, trace: str, load: float, seed: int, disturbance: str = "") -> Cell:
+        """A trace's programs at a load."""
+        count = PROGRAMS[load] if not self.quick else 8
+        return Cell(trace, load, seed, count // 2 if "kvct" in Path(trace).name else count, self.measured, disturbance)
+
+    @staticmethod
+    def made(name: str, rate: float, seed: int, programs: int) -> Cell:
+        """A generated workload."""
+        return Cell(f"gen:{name}", rate, seed, programs)
+
+    def groups(self, only: str = "") -> dict[Cell, list[Setting]]:
+        """Every cell with its settings, seeds outermost: a sweep that is stopped has all figures from fewer seeds."""
+        found: dict[Cell, list[Setting]] = {}
+        for seed in self.seeds:
+            for name, cell, settings in self._of_seed(seed):
+                if name.startswith(only):
+                    known = found.setdefault(cell, [])
+                    known += [setting for setting in settings if setting not in known]
+        return found
+
+    def _of_seed(self, seed: int) -> Iterator[tuple[str, Cell, list[Setting]]]:
+        yield from self._declared(seed)
+        for trace in self.agents:
+            for load in (2.0, 4.0):
+                yield "agents", self.cell(trace, load, seed), [INFINITE, FCFS, OURS, PAPER, PUBLIC, ORACLE]
+        for trace in self.agents:
+            for load in (0.5, 1.0):
+                yield "light", self.cell(trace, load, seed), [FCFS, OURS]
+            yield "host", self.cell(trace, 2.0, seed), [FCFS_HOST, OURS_HOST]
+            yield "host", self.cell(trace, 4.0, seed), [FCFS_HOST, OURS_HOST, FCFS_SMALL_HOST, OURS_SMALL_HOST]
+        for trace in self.mixed:
+            yield "mixed", self.cell(trace, 2.0, seed), [FCFS, OURS, PLAS, SRPT]
+            yield "mixed", self.cell(trace, 4.0, seed), [FCFS_HOST, OURS_HOST]
+        if self.agents and seed < self.seeds[0] + 3:
+            for disturbance in DISTURBANCES:
+                for trace in self.agents:
+                    yield "robust", self.cell(trace, 2.0, seed, disturbance), [FCFS, OURS]
+
+    def _declared(self, seed: int) -> Iterator[tuple[str, Cell, list[Setting]]]:
+        few = self.quick
+        slots = [
+            Setting(policy, keep, max_running=CHAIN_SLOTS) for policy, keep in (("fcfs", "lru"), ("tenuto", "tenuto"))
+        ]
+        yield "declared chains", self.made("chains", 0.0, seed, CHAINS), slots
+        capped = Setting("fcfs", "lru", engine_calls=_CAPPED_CALLS)
+        yield (
+            "declared map-reduce",
+            self.made("mapreduce", MAP_REDUCE_RATE, seed, 8 if few else 20),
+            [FCFS, OURS, capped],
+        )
+        yield "declared map-reduce", self.made("mapreduce", MAP_REDUCE_SATURATED, seed, 10 if few else 60), [FCFS, OURS]
+        yield "declared mixed", self.made("mixed", MIXED_RATE, seed, 49 if few else 98), [FCFS, OURS, capped, PLAS]
+        sql = [
+            FCFS,
+            Setting("urgency", "lru", shared_prefix=True),
+            Setting("tenuto", "tenuto", shared_prefix=True),
+        ]
+        for rate in (SQL_NEAR,) if few else SQL_RATES:
+            yield "declared sql", self.made("sql", rate, seed, 12 if few else 60), sql
