@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from orchestrator.retention.chains import Chain
 from orchestrator.retention.registry import RULES, UnknownRule, make_rule
-from orchestrator.retention.retention import EngineLeases, PausedChain, Retention, request_id
+from orchestrator.retention.retention import Retention, request_id
 from orchestrator.retention.rules import Plan, RetentionRule, Situation, Tenuto
+from orchestrator.retention.views import EngineLeases, PausedChain
 from orchestrator.retention.visits import Visit
 
 __all__ = [

@@ -40,7 +40,7 @@ class Chain:
     `began_at`: when its pause began; `idle_at`: when the last function call of the pause returned; `returned_at`: when
     the call that goes on with it became ready. `situation`: as the pause began. `lease`: what the ledger granted last;
     None once that has ended; `rank`, `ttl_s` and `tier` as it was planned last, `outcome` as it ended. `graced`: the
-    engine keeps the chain for a moment by itself.
+    engine keeps the chain for a moment by itself. `aside`: a call that follows it went on with an older chain.
     """
 
     request: str
@@ -63,6 +63,7 @@ class Chain:
     ttl_s: float = 0.0
     tier: Tier = Tier.DEVICE
     outcome: Outcome | None = None
+    aside: bool = False
     prefetch: asyncio.TimerHandle | None = None
 
     @property

@@ -62,9 +62,9 @@ def upcoming(graph: ProgramGraph, ended: LLMCall, open: bool, length: Length, ou
     return Upcoming(None, 1.0, waits, _edges(graph, waits))
 
 
-def line(graph: ProgramGraph, call: str) -> Iterator[str]:
-    """The LLM calls that a call descends from, nearest first, as far as anybody should look."""
-    seen = {call}
+def line(graph: ProgramGraph, call: str, until: str = "") -> Iterator[str]:
+    """The LLM calls that a call descends from, nearest first, as far as anybody should look; not by way of `until`."""
+    seen = {call, until}
     queue = deque([call])
     while queue and len(seen) < 4 * _LOOK:
         for name in graph.predecessors(queue.popleft()):

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from engine.protocol import ChatMessage, Engine, Usage
 from kv_ttl.decision import BlockRange
 from kv_ttl.durations import Outstanding, ToolCall
-from kv_ttl.ledger import Counters, Outcome, Tier
+from kv_ttl.ledger import Outcome, Tier
 from orchestrator.clock import OrchestratorClock
 from orchestrator.retention.chains import Chain, Print, continued, fingerprint
 from orchestrator.retention.costs import Returns
@@ -26,6 +26,7 @@ from orchestrator.retention.keeper import Keeper, Kept
 from orchestrator.retention.pauses import Upcoming, line, upcoming
 from orchestrator.retention.rules import RetentionRule, Situation, Tenuto
 from orchestrator.retention.tool_times import Specs, ToolTimes
+from orchestrator.retention.views import EngineLeases, PausedChain
 from orchestrator.retention.visits import Visit
 from tenuto.wire import Call, FunctionCall, LLMCall, ProgramStatus
 
@@ -36,35 +37,6 @@ _EVIDENCE_S = 0.1
 """So long after the first news the chains of a program are decided on again."""
 _CHAINS = 16
 """Chains without a lease that are remembered for one program, so that its later calls can be known again."""
-
-
-@dataclass(frozen=True, slots=True)
-class PausedChain:
-    """A chain under lease, for whoever must choose which one to give up. `tokens`: for this program alone."""
-
-    program: str
-    tenant: str
-    call: str
-    request: str
-    tier: Tier
-    tokens: int
-    shared_tokens: int
-    remaining_s: float
-    recompute_s: float
-    returned: bool
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLeases:
-    """The books of one engine's leases, in tokens."""
-
-    engine: str
-    live: int
-    leased_tokens: Mapping[Tier, int]
-    counters: Counters
-    price: float
-    chains: tuple[PausedChain, ...]
 
 
 class Retention:
@@ -93,6 +65,7 @@ class Retention:
         self._shared: dict[str, int] = {}
         self.tools = ToolTimes(self.rule, specs)
         self._returns = Returns()
+        self._asides = Returns(prior=0.3)
         self._evident: set[str] = set()
         self._closed = False
 
@@ -115,29 +88,22 @@ class Retention:
         chains = self._programs.get(program.id)
         if not chains:
             return None
-        chain = continued(chains.values(), messages)
         latest = {one.call: one for one in chains.values()}
-        passed: list[Chain] = []
-        for name in line(program.graph, call.id):
-            one = latest.get(name)
-            if chain is None and one is not None and _begins_as(one, call, messages):
-                chain = one
-            if chain is not None and chain.call == name:
-                break
-            if one is not None and one.returned_at is None:
-                passed.append(one)
-        else:
-            passed.clear()
+        chain = continued(chains.values(), messages)
+        if chain is None:
+            before = (latest.get(name) for name in line(program.graph, call.id))
+            chain = next((one for one in before if one is not None and _begins_as(one, call, messages)), None)
         if chain is not None:
             if chain.returned_at is None:
                 chain.returned_at = self.now()
                 self._learn_pause(program, chain)
+                if chain.aside:
+                    self._asides.learn(program.workflow, chain.stage, True)
                 self._keeper.returned(chain)
             if len(chains) > 1:
                 self._drop_superseded(chain, chains, fingerprint(messages))
-            for one in passed:
-                self._returns.learn(program.workflow, one.stage, False)
-                self._keeper.finish(one, Outcome.CANCELLED)
+                for name in line(program.graph, call.id, until=chain.call):
+                    self._end_aside(program, chain, latest.get(name))
         return chain
 
     def visit(
@@ -241,7 +207,7 @@ class Retention:
         outcome = Outcome.CANCELLED if program.outcome is ProgramStatus.CANCELLED else Outcome.FINAL
         for chain in self._programs.pop(program.id, {}).values():
             if chain.returned_at is None and chain.situation is not None:
-                self._returns.learn(program.workflow, chain.stage, False)
+                (self._asides if chain.aside else self._returns).learn(program.workflow, chain.stage, False)
             self._keeper.finish(chain, outcome)
             chain.desk.remove(chain)
         self._owners.pop(program.id, None)
@@ -411,6 +377,18 @@ class Retention:
         oldest = next((chain for chain in chains.values() if chain.lease is None), next(iter(chains.values())))
         self._keeper.finish(oldest, Outcome.CANCELLED)
         self._discard(oldest)
+
+    def _end_aside(self, program: Program, chain: Chain, aside: Chain | None) -> None:
+        """A conversation that began after `chain` is over, as the call after it goes on with `chain`: most likely.
+
+        A critic's is not, whose writer goes on: that shows when its stage's next calls come.
+        """
+        if aside is None or aside.aside or aside.returned_at is not None or aside.began_at <= chain.began_at:
+            return
+        aside.aside = True
+        coming = self._upcoming(program, aside)
+        if coming is None or (coming.call is None and self._asides.likely(program.workflow, aside.stage) < 0.5):
+            self._keeper.finish(aside, Outcome.CANCELLED)
 
     def _drop_superseded(self, chain: Chain, chains: Mapping[str, Chain], prompt: tuple[Print, ...]) -> None:
         """A call has begun a newer history: what older ones have beyond it will not be asked for again."""

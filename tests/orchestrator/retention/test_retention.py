@@ -259,6 +259,79 @@ async def test_a_newer_history_supersedes_the_older_one() -> None:
     await server.close()
 
 
+async def test_a_subagents_chain_ends_when_its_caller_goes_on() -> None:
+    engine = LeasingEngine()
+    server = await served(engine, rule=KeepAlways())
+    server.worker(work=lambda turn: sleeping(0.5))
+    id = await server.submit(program(agent_call("say0", 0, stage="main"), open=True, outputs=()))
+    await server.until(id, EventKind.CALL_ENDED, "say0")
+    await extend(server, id, llm("sub", "look into ", var("say0"), stage="sub"))
+    await server.until(id, EventKind.CALL_ENDED, "sub")
+    assert {chain.call for chain in retention_of(server).paused(engine)} == {"say0", "sub"}
+    await extend(server, id, function("do0", "work", {"turn": 0}, after=("sub",)))
+    await server.until(id, EventKind.CALL_ENDED, "do0")
+    await extend(server, id, agent_call("say1", 1, stage="main"))
+    await server.until(id, EventKind.CALL_ENDED, "say1")
+    assert outcomes(server) == {"handoff": 1, "cancelled": 1}
+    retention_of(server).check()
+    await server.close()
+
+
+async def test_a_critic_whose_writer_goes_on_is_kept_once_it_was_seen_to_come_back() -> None:
+    engine = LeasingEngine()
+    server = await served(engine, rule=KeepAlways())
+
+    def critic(turn: int) -> Any:
+        parts = ["criticise ", *(var(f"say{n}") for n in range(turn + 1))]
+        return llm(f"do{turn}", *parts, stage="critic")
+
+    cancelled = []
+    for _ in range(4):
+        id = await server.submit(program(agent_call("say0", 0, stage="writer"), open=True, outputs=()))
+        await server.until(id, EventKind.CALL_ENDED, "say0")
+        for turn in range(3):
+            await extend(server, id, critic(turn))
+            await server.until(id, EventKind.CALL_ENDED, f"do{turn}")
+            await extend(server, id, agent_call(f"say{turn + 1}", turn + 1, stage="writer"))
+            await server.until(id, EventKind.CALL_ENDED, f"say{turn + 1}")
+        cancelled.append(outcomes(server).get("cancelled", 0))
+        await server.runtime.extend(id, GraphExtension(seal=True), tenant=TENANT)
+        await server.follow(id)
+    assert cancelled[0] >= 1, "at first a critic is taken for a subagent"
+    assert cancelled[-1] == cancelled[1], "and later not"
+    await server.close()
+
+
+async def test_a_call_whose_prompt_does_not_tell_goes_on_with_its_stages_last_chain() -> None:
+    """A template may put the history anywhere: then the graph tells."""
+    engine = LeasingEngine()
+    server = await served(engine, rule=KeepAlways())
+    server.worker(work=lambda: sleeping(0.5))
+    first = llm("first", "one prompt", stage="act")
+    id = await server.submit(program(first, open=True, outputs=()))
+    await server.until(id, EventKind.CALL_ENDED, "first")
+    await extend(server, id, function("do", "work", after=("first",)))
+    await extend(server, id, llm("second", "quite another prompt ", var("do"), stage="act"))
+    await server.until(id, EventKind.CALL_ENDED, "second")
+    assert engine.calls("second")[0].continues == engine.calls("first")[0].id
+    await extend(server, id, llm("stranger", "a third prompt ", var("second"), stage="judge"))
+    await server.until(id, EventKind.CALL_ENDED, "stranger")
+    assert engine.calls("stranger")[0].continues == ""
+    await server.close()
+
+
+async def test_what_a_program_finds_again_of_its_own_is_not_shared() -> None:
+    engine = LeasingEngine()
+    server = await served(engine, rule=KeepAlways())
+    server.worker(work=lambda turn: sleeping(0.5))
+    id = await server.submit(agent(3))
+    await server.until(id, EventKind.CALL_STARTED, "do1")
+    (chain,) = retention_of(server).paused(engine)
+    assert chain.shared_tokens == 0 < engine.usages[1].cached_tokens
+    await server.follow(id)
+    await server.close()
+
+
 async def test_pressure_moves_the_least_deserving_chain_to_the_host_and_it_comes_back_in_time() -> None:
     engine = LeasingEngine(host_tokens=10_000)
     server = await served(engine, rule=KeepAlways())
