@@ -58,10 +58,22 @@ async def tasks(request: Request, worker: WorkerId) -> Response:
     responses={204: {"description": "taken"}, **problems(400, 404, 413, 415, 422)},
 )
 async def results(request: Request, worker: WorkerId) -> Response:
-    """How tasks ended, any number at once. A result of a task that nobody waits for any more is dropped."""
+    """How tasks ended, any number at once; none is a heartbeat. A result that nobody waits for any more is dropped."""
     parts = parts_of(request)
     found = bodies.parse(_RESULTS, await bodies.read(request, parts.limits.submission_bytes))
     parts.workers.results(worker, found, tenant=tenant(request))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/workers/{worker}/drain",
+    status_code=204,
+    summary="Let a worker finish",
+    responses={204: {"description": "it gets no more tasks"}, **problems(404, 422)},
+)
+async def drain(request: Request, worker: WorkerId) -> Response:
+    """Give the worker no more tasks; its stream ends when the results of those that it runs are there."""
+    parts_of(request).workers.drain(worker, tenant=tenant(request))
     return Response(status_code=204)
 
 

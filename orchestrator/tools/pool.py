@@ -59,7 +59,7 @@ class _Toolset:
     waiting: dict[Skill, OrderedDict[str, Job]] = field(default_factory=dict)
 
     def offers(self, skill: Skill) -> bool:
-        return any(worker.stream is not None and skill in worker.skills for worker in self.workers.values())
+        return any(worker.serves(skill) for worker in self.workers.values())
 
     def free_worker(self, skill: Skill) -> Worker | None:
         """The worker with most free capacity among those that can take a task of this skill."""
@@ -111,6 +111,7 @@ class WorkerPool:
         if worker.attach_timer is not None:
             worker.attach_timer.cancel()
         worker.stream = TaskStream(lambda: self._lost(worker))
+        self._hear(worker)
         toolset = self._toolset(tenant, worker.registration.toolset)
         toolset.workers[worker.id] = worker
         for skill in worker.skills:
@@ -127,6 +128,7 @@ class WorkerPool:
         A worker answers for its own tasks only: a result for any other task is ignored, whoever runs it.
         """
         worker = self._known(worker_id, tenant)
+        self._hear(worker)
         ignored: list[IgnoredResult] = []
         freed: dict[Skill, None] = {}
         for result in results:
@@ -146,7 +148,15 @@ class WorkerPool:
         if freed:
             toolset = self._toolsets[tenant, worker.registration.toolset]
             self._feed(toolset, worker.skills)
+            self._end_drained(worker)
         return tuple(ignored)
+
+    def drain(self, worker_id: str, *, tenant: str = "default") -> None:
+        """Give the worker nothing more; it goes when what it runs has ended. Raises WorkerUnknown."""
+        worker = self._known(worker_id, tenant)
+        worker.draining = True
+        self._await_others(self._toolset(tenant, worker.registration.toolset), worker)
+        self._end_drained(worker)
 
     def remove(self, worker_id: str, *, tenant: str = "default") -> None:
         """The worker says goodbye. Its running tasks are lost. Raises WorkerUnknown."""
@@ -361,6 +371,14 @@ class WorkerPool:
         message = f"{_what(job)} was not started within {queue_s:g} s: every worker that offers it is busy"
         _fail(job, CallFailure(FailureType.QUEUE_TIMEOUT, message, retryable=True))
 
+    def _await_others(self, toolset: _Toolset, worker: Worker) -> None:
+        """What this worker alone could have done begins to wait for another one."""
+        for skill, queue in toolset.waiting.items():
+            if skill in worker.skills and not toolset.offers(skill):
+                for job in queue.values():
+                    if job.timer is None:
+                        self._await_worker(toolset, job)
+
     def _await_worker(self, toolset: _Toolset, job: Job) -> None:
         wait_s = self._limits.worker_wait_s
         job.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, toolset, job)
@@ -378,17 +396,15 @@ class WorkerPool:
         """The worker is gone: its running tasks are lost, what waits for it alone begins to wait for another."""
         if self._workers.pop(worker.id, None) is None:
             return
-        if worker.attach_timer is not None:
-            worker.attach_timer.cancel()
+        for timer in (worker.attach_timer, worker.beat_timer):
+            if timer is not None:
+                timer.cancel()
         stream, worker.stream = worker.stream, None
         if stream is not None:
             stream.end()
         toolset = self._toolset(worker.tenant, worker.registration.toolset)
         toolset.workers.pop(worker.id, None)
-        for skill, queue in toolset.waiting.items():
-            if skill in worker.skills and not toolset.offers(skill):
-                for job in queue.values():
-                    self._await_worker(toolset, job)
+        self._await_others(toolset, worker)
         for job in [*worker.running.values()]:
             self._leave(job)
             if job.held:
@@ -398,6 +414,18 @@ class WorkerPool:
                 CallFailure(FailureType.WORKER_LOST, f"the worker disconnected while it ran {_what(job)}", lost=True),
             )
         self._tidy(toolset)
+
+    def _hear(self, worker: Worker) -> None:
+        """The worker lives: it may be silent for three heartbeats from now."""
+        if worker.beat_timer is not None:
+            worker.beat_timer.cancel()
+        if worker.registration.beats:
+            loop = asyncio.get_running_loop()
+            worker.beat_timer = loop.call_later(3 * self._limits.heartbeat_s, self._lost, worker)
+
+    def _end_drained(self, worker: Worker) -> None:
+        if worker.draining and not worker.running:
+            self._lost(worker)
 
     def _forget_unattached(self, worker: Worker) -> None:
         if worker.stream is None:

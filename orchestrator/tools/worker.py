@@ -61,6 +61,8 @@ class Worker:
     busy: Counter[Skill] = field(default_factory=Counter)
     stream: TaskStream | None = None
     attach_timer: asyncio.TimerHandle | None = None
+    beat_timer: asyncio.TimerHandle | None = None
+    draining: bool = False
 
     def __post_init__(self) -> None:
         for tool in self.registration.tools:
@@ -73,9 +75,13 @@ class Worker:
         """How many more tasks it may hold."""
         return self.registration.concurrency - len(self.running)
 
+    def serves(self, skill: Skill) -> bool:
+        """True if it is connected, has the skill, and is not about to go."""
+        return self.stream is not None and not self.draining and skill in self.skills
+
     def can_take(self, skill: Skill) -> bool:
         """True if it may be given one more task of this skill now."""
-        if self.stream is None or self.free <= 0 or skill not in self.skills:
+        if not self.serves(skill) or self.free <= 0:
             return False
         cap = self.skills[skill]
         return cap is None or self.busy[skill] < cap

@@ -35,6 +35,7 @@ class Session:
 
     def __init__(self, http: HTTP, info: WorkerInfo, runner: TaskRunner) -> None:
         self.id = info.id
+        self._beat_s = info.heartbeat_s
         self._silence_s = 3 * info.heartbeat_s
         self._http = http
         self._runner = runner
@@ -42,12 +43,13 @@ class Session:
         self._taken_back: set[str] = set()
         self._results: list[TaskResult] = []
         self._wake = asyncio.Event()
-        self._retired = False
+        self._leaving: asyncio.Task[None] | None = None  # kept, so that it is not collected
         self.attached = asyncio.Event()
 
     async def serve(self) -> None:
         """Take tasks until the stream ends. Raises `APIError`, `ConnectionLost`. Tasks that still run are cancelled."""
         sender = asyncio.create_task(self._send_results())
+        beats = asyncio.create_task(self._beat())
         try:
             path = f"/v1/workers/{self.id}/tasks"
             async with self._http.stream(path, read_timeout_s=self._silence_s) as source:
@@ -58,7 +60,7 @@ class Session:
                     except ValidationError as error:
                         raise mismatch(error) from error
         finally:
-            tasks = [*self._running.values(), sender]
+            tasks = [*self._running.values(), sender, beats]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -100,8 +102,13 @@ class Session:
             while self._results:
                 batch, self._results = self._results, []
                 await self._post(batch)
-            if self._retired and not self._running:
-                await self.remove()
+
+    async def _beat(self) -> None:
+        """Tell the server now and then that this process lives: a connection may be dead for long before it breaks."""
+        await self.attached.wait()
+        while True:
+            await asyncio.sleep(self._beat_s)
+            await self._post([])
 
     async def _post(self, batch: list[TaskResult]) -> None:
         """One request for all that ended meanwhile. A batch that is too large goes one by one, and a result that is too
@@ -123,8 +130,15 @@ class Session:
 
     def retire(self) -> None:
         """Leave once the tasks that run have brought their results: a newer session has taken over."""
-        self._retired = True
-        self._wake.set()
+        self._leaving = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        """Ask for no more tasks; the server ends the stream when the last result is there."""
+        try:
+            await self._http.request("POST", f"/v1/workers/{self.id}/drain", timeout_s=5.0)
+        except TenutoError as error:
+            log.debug("worker %s: %s", self.id, error)
+            await self.remove()
 
     async def remove(self) -> None:
         """Tell the server that this worker goes; it then ends the stream."""
@@ -242,6 +256,7 @@ class Worker:
             tools=tuple(tool.spec for tool in self._tools.values()),
             models=tuple(HostedModel(name=name) for name in self._models),
             concurrency=self._concurrency,
+            beats=True,
         )
         response = await self._http.request("POST", "/v1/workers", body=registration.model_dump_json())
         return Session(self._http, parsed(WorkerInfo, response.content), self._runner)

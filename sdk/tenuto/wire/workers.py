@@ -48,12 +48,17 @@ class HostedModel(WireModel):
 
 
 class WorkerRegistration(WireModel):
-    """Workers of one `toolset` share its programs' function calls."""
+    """Workers of one `toolset` share its programs' function calls.
+
+    `beats`: the worker will bring results, an empty batch if need be, every `heartbeat_s` seconds; one that is silent
+    for three of them is taken for lost, long before its connection is.
+    """
 
     toolset: str = Field(max_length=200)
     tools: tuple[ToolSpec, ...] = ()
     models: tuple[HostedModel, ...] = ()
     concurrency: int = Field(default=256, ge=1, le=100_000)
+    beats: bool = False
 
 
 class WorkerInfo(WireModel):

@@ -364,6 +364,59 @@ async def test_offered_tools_and_models_are_listed_while_their_worker_is_connect
     del first
 
 
+async def test_a_worker_that_drains_ends_what_it_runs_and_gets_nothing_more() -> None:
+    pool = make_pool(worker_wait_s=30.0)
+    leaving = Client(pool, "f", "g")
+    first = ask(pool, call="1")
+    await asyncio.sleep(0)
+    (running,) = leaving.take()
+    pool.drain(leaving.id)
+    waiting = ask(pool, call="2")
+    await asyncio.sleep(10.0)
+    assert leaving.take() == []
+    other = Client(pool, "f")
+    (message,) = other.take()
+    other.answer(message.task, 2)
+    assert await waiting == 2
+    leaving.answer(running.task, 1)
+    assert await first == 1
+    with pytest.raises(StopAsyncIteration):
+        await anext(leaving.stream)
+    with pytest.raises(WorkerUnknown):
+        pool.drain(leaving.id)
+    nobody = ask(pool, "g", call="3")
+    with pytest.raises(CallFailure, match="none of its connected workers offers it"):
+        await nobody
+
+
+async def test_what_waits_for_a_worker_that_drains_waits_for_another_from_then_on() -> None:
+    pool = make_pool(worker_wait_s=30.0)
+    worker = Client(pool, "f", concurrency=1)
+    running, waiting = ask(pool, call="1"), ask(pool, call="2")
+    await asyncio.sleep(100.0)
+    pool.drain(worker.id)
+    with pytest.raises(CallFailure, match="30 s"):
+        await waiting
+    assert asyncio.get_running_loop().time() == 130.0
+    worker.answer(worker.take()[0].task, 1)
+    assert await running == 1
+
+
+async def test_a_silent_worker_that_promised_to_beat_is_taken_for_lost() -> None:
+    pool = make_pool(heartbeat_s=10.0)
+    info = pool.register(WorkerRegistration(toolset="set", tools=(ToolSpec(name="f"),), beats=True), "default")
+    pool.tasks(info.id)
+    task = ask(pool)
+    for _ in range(3):
+        await asyncio.sleep(29.0)
+        pool.results(info.id, [])  # an empty batch says that it lives
+    with pytest.raises(CallFailure) as caught:
+        await task
+    assert caught.value.lost and asyncio.get_running_loop().time() == 3 * 29.0 + 30.0
+    with pytest.raises(WorkerUnknown):
+        pool.results(info.id, [])
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Workers come and go, tasks are asked for, answered and cancelled, in any order."""
 
