@@ -218,10 +218,12 @@ class Scheduler:
             first = sequence.computed // BLOCK_TOKENS
             sequence.computed += steps
             sequence.tokens.grow(steps)  # type: ignore[attr-defined]
-            missing = sequence.computed // BLOCK_TOKENS + 1 - len(sequence.table)
-            if missing > 0:
-                self.tables.grow(sequence, missing)
-            self.tables.fill(sequence, first)
+            last = sequence.computed // BLOCK_TOKENS
+            if last > first:
+                missing = last + 1 - len(sequence.table)
+                if missing > 0:
+                    self.tables.grow(sequence, missing)
+                self.tables.fill(sequence, first)
 
     def quiet_steps(self, step: Step, at_most: int) -> int:
         """How many steps (1 to `at_most`) would be just like `step`, each sequence decoding one token more.
@@ -233,11 +235,14 @@ class Scheduler:
         if len(self.queue) and self._refused is None and len(self._running) < self._limit:
             return 1
         free = self.cache.device.pool.available
+        rooms = [(s.computed, len(s.table) - 1) for s in step.decodes]
         low, high = 1, max(at_most, 1)
+        steps = high  # most often there is memory for all
         while low < high:
-            steps = (low + high + 1) // 2
-            need = sum(max((s.computed + steps) // BLOCK_TOKENS + 1 - len(s.table), 0) for s in step.decodes)
+            blocks = [(computed + steps) // BLOCK_TOKENS - held for computed, held in rooms]
+            need = sum([missing for missing in blocks if missing > 0])
             low, high = (steps, high) if need <= free else (low, steps - 1)
+            steps = (low + high + 1) // 2
         return low
 
     # prompts: running and waiting, in one order

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from engine.clock import LoopClock
 from engine.config import BLOCK_TOKENS, EngineConfig
@@ -138,9 +138,11 @@ class SimulatedCore(LocalEngine):
             seconds = max(seconds, blocks * self._runner.copy_s_per_block)
         return seconds
 
-    def cost_of(self, step: Step, steps: int) -> float:
-        """Seconds of `steps` steps like this one, which only decodes."""
-        return self._profile.decode_seconds(len(step.decodes), self._read(step), steps)
+    def pace(self, step: Step) -> Pace:
+        """What steps like this one, which only decodes, cost one after the other."""
+        decodes = len(step.decodes)
+        first_s = self._profile.decode_seconds(decodes, self._read(step), 1)
+        return Pace(first_s, self._profile.read_s * decodes)
 
     def _read(self, step: Step) -> int:
         """Tokens of KV that the step's decodes read: with `shared_prefix_decode` a block once for all that hold it."""
@@ -161,30 +163,44 @@ class SimulatedCore(LocalEngine):
             tokens = sequence.tokens
             if not isinstance(tokens, StreamTokens):
                 return 1
-            steps = min(steps, self._left(sequence, tokens))
+            most = tokens.output if tokens.output < sequence.max_tokens else sequence.max_tokens
+            left = most + sequence.prompt_tokens - tokens.size
+            if left < steps:
+                steps = left
         return self._scheduler.quiet_steps(step, steps)
-
-    @staticmethod
-    def _left(sequence: Sequence, tokens: StreamTokens) -> int:
-        """Tokens that the sequence has still to make."""
-        return min(tokens.output, sequence.max_tokens) - sequence.generated
 
     # one step, or many
 
     def finish_many(self, step: Step, steps: int) -> list[Delivery]:
         """`steps` steps like this one are computed; more than one only as far as `alike` allows."""
-        if steps == 1:
-            return self.finish(step, [self._sample(sequence) for sequence in step.sampled])
-        self._scheduler.advance_by(step, steps - 1)
-        self._scheduler.advance(step, (0,) * len(step.decodes))
-        untold = self._untold
-        for sequence in step.decodes:
-            made = untold[sequence.id] = untold.get(sequence.id, 0) + steps
-            tokens = cast("StreamTokens", sequence.tokens)
-            if made >= STREAM_TOKENS or tokens.size - sequence.prompt_tokens >= tokens.output or self._is_cut(sequence):
-                self._hand_over(self._calls[sequence.id], tokens)
+        decodes, sampled = step.decodes, step.sampled
+        if any(type(sequence.tokens) is list for sequence in sampled):
+            return self.finish(step, [self._sample(sequence) for sequence in sampled])
+        if steps > 1:
+            self._scheduler.advance_by(step, steps - 1)
+        now_s = self._clock.now()
+        self._scheduler.advance(step, (0,) * len(sampled))
+        if step.pieces:
+            for sequence in sampled[len(decodes) :]:
+                call = self._calls.get(sequence.id)
+                if call is not None:
+                    self._deliver(call, 0, now_s)
+            self._learn(step, now_s - self._began_s)
+        self._count(decodes, steps)
         deliveries, self._outbox = self._outbox, []
         return deliveries
+
+    def _count(self, decodes: Seq[Sequence], steps: int) -> None:
+        """Each of `decodes` has `steps` tokens more: tell of those with enough of them, and of those that end."""
+        untold = self._untold
+        for sequence in decodes:
+            made = untold[sequence.id] = untold.get(sequence.id, 0) + steps
+            tokens = cast("StreamTokens", sequence.tokens)
+            generated = tokens.size - sequence.prompt_tokens
+            if made >= STREAM_TOKENS or generated >= tokens.output or generated >= sequence.max_tokens:
+                call = self._calls.get(sequence.id)
+                if call is not None:
+                    self._hand_over(call, tokens)
 
     def _sample(self, sequence: Sequence) -> int:
         """The next token: a function of the prompt's name, the position and, if tokens are drawn, the seed."""
@@ -203,13 +219,8 @@ class SimulatedCore(LocalEngine):
             return
         self._note_first(call, now_s)
         untold = self._untold[sequence.id] = self._untold.get(sequence.id, 0) + 1
-        if untold >= STREAM_TOKENS or self._left(sequence, tokens) <= 0:
+        if untold >= STREAM_TOKENS or sequence.generated >= min(tokens.output, sequence.max_tokens):
             self._hand_over(call, tokens)
-
-    @staticmethod
-    def _is_cut(sequence: Sequence) -> bool:
-        """Whether the output is as long as it may be."""
-        return sequence.generated >= sequence.max_tokens
 
     def _hand_over(self, call: _Call, tokens: StreamTokens) -> None:
         """Tell of the tokens made since the last time; the output ends if they were its last."""
@@ -217,7 +228,7 @@ class SimulatedCore(LocalEngine):
         made = (0,) * self._untold.pop(sequence.id)
         if sequence.generated >= tokens.output:
             self._finish(call, FinishReason.STOP, ".", made)
-        elif self._is_cut(sequence):
+        elif sequence.generated >= sequence.max_tokens:
             self._finish(call, FinishReason.LENGTH, ".", made)
         else:
             self._emit(call, TokenChunk("", made, index=call.index))
@@ -225,6 +236,31 @@ class SimulatedCore(LocalEngine):
     def _end(self, sequence: Sequence) -> None:
         self._untold.pop(sequence.id, None)
         super()._end(sequence)
+
+
+class Pace(NamedTuple):
+    """Steps of a jump: the first takes `first_s` seconds, each later one `more_s` more than the one before."""
+
+    first_s: float
+    more_s: float
+
+    def seconds(self, steps: int) -> float:
+        """What the first `steps` steps take."""
+        return steps * (self.first_s + self.more_s * (steps - 1) / 2)
+
+    def begun(self, elapsed_s: float, most: int) -> int:
+        """How many steps have begun after `elapsed_s`, 1 to `most`: the least n with `seconds(n) > elapsed_s`."""
+        elapsed_s = max(elapsed_s, 0.0)
+        if self.seconds(most) <= elapsed_s:
+            return most
+        half, linear = self.more_s / 2, self.first_s - self.more_s / 2
+        root = (linear * linear + 4 * half * elapsed_s) ** 0.5
+        steps = min(int(2 * elapsed_s / (linear + root)) + 1, most)
+        while steps > 1 and self.seconds(steps - 1) > elapsed_s:
+            steps -= 1
+        while steps < most and self.seconds(steps) <= elapsed_s:
+            steps += 1
+        return steps
 
 
 class _NoRunner:
@@ -280,6 +316,7 @@ class SimulatedEngine:
         self._step: Step | None = None
         self._steps = 0
         self._began_s = 0.0
+        self._pace = Pace(0.0, 0.0)
         self._timer: asyncio.Handle | None = None
         self._aborts: list[str] = []
         self._lost: EngineLost | None = None
@@ -462,33 +499,23 @@ class SimulatedEngine:
             return
         self._step, self._began_s = step, self._loop.time()
         self._steps = core.alike(step)
-        if self._steps > 1 and (deadline_s := core.next_deadline_s()) is not None:
-            self._steps = self._steps_until(deadline_s)
-        seconds = core.cost(step) if self._steps == 1 else core.cost_of(step, self._steps)
+        if self._steps == 1:
+            seconds = core.cost(step)
+        else:
+            self._pace = core.pace(step)
+            if (deadline_s := core.next_deadline_s()) is not None:
+                self._steps = self._pace.begun(deadline_s - self._began_s, self._steps)
+            seconds = self._pace.seconds(self._steps)
         self._timer = self._loop.call_at(self._began_s + seconds, self._end, seconds)
 
     def _cut(self) -> None:
         """End the jump with the step that runs now."""
-        assert self._step is not None
-        steps = self._steps_until(self._loop.time())
+        steps = self._pace.begun(self._loop.time() - self._began_s, self._steps)
         if steps < self._steps:
             self._steps = steps
             self._cancel_timer()
-            seconds = self.core.cost_of(self._step, steps)
+            seconds = self._pace.seconds(steps)
             self._timer = self._loop.call_at(self._began_s + seconds, self._end, seconds)
-
-    def _steps_until(self, at_s: float) -> int:
-        """How many of the jump's steps have begun at `at_s`: at least one, at most all."""
-        assert self._step is not None
-        elapsed_s = at_s - self._began_s
-        low, high = 1, self._steps
-        while low < high:
-            middle = (low + high) // 2
-            if self.core.cost_of(self._step, middle) > elapsed_s:
-                high = middle
-            else:
-                low = middle + 1
-        return low
 
     def _end(self, seconds: float) -> None:
         """The step, or the jump, has ended: tell what came of it, and begin the next."""

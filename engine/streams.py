@@ -62,6 +62,7 @@ class StreamTokens(KeyedTokens):
 
     @property
     def pieces(self) -> Sequence[Piece]:
+        self._settle()
         return self._pieces
 
     def __len__(self) -> int:
@@ -72,13 +73,13 @@ class StreamTokens(KeyedTokens):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, StreamTokens):
-            return self._pieces == other._pieces
+            return self.pieces == other.pieces
         return isinstance(other, list) and len(other) == len(self) and list(self) == other
 
     __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __iter__(self) -> Iterator[int]:
-        for stream, start, end in self._pieces:
+        for stream, start, end in self.pieces:
             for index in range(start, end):
                 yield _token(stream, index)
 
@@ -99,10 +100,11 @@ class StreamTokens(KeyedTokens):
         return _token(stream, index)
 
     def __add__(self, other: StreamTokens) -> StreamTokens:
-        return StreamTokens([*self._pieces, *other._pieces], out=other.out, output=other.output)
+        return StreamTokens([*self.pieces, *other.pieces], out=other.out, output=other.output)
 
     def copied(self, number: int) -> StreamTokens:
         """These tokens in copy `number` of their program."""
+        self._settle()
         copy = StreamTokens(out=self.out + number, output=self.output)
         copy._pieces = (
             [(s + number if s & _PRIVATE else s, start, end) for s, start, end in self._pieces]
@@ -114,20 +116,24 @@ class StreamTokens(KeyedTokens):
 
     def append(self, token: int) -> None:
         """One more token of the output; which one is the stream's affair."""
-        self.grow(1)
+        self.size += 1
 
     def grow(self, count: int) -> None:
         """`count` more tokens of the output."""
-        last = self._pieces[-1]
-        if last[0] == self.out:
-            self._pieces[-1] = (self.out, last[1], last[2] + count)
-            self.size += count
-            self._ends[-1] = self.size
-        else:
-            self._put((self.out, 0, count))
+        self.size += count
+
+    def _settle(self) -> None:
+        """Write down as pieces what was appended since the last time."""
+        count = self.size - (self._ends[-1] if self._ends else 0)
+        if count:
+            last = self._pieces[-1]
+            self.size -= count
+            start = last[2] if last[0] == self.out else 0
+            self._put((self.out, start, start + count))
 
     def _cut(self, first: int, last: int) -> list[Piece]:
         """The pieces of positions `first` .. `last`."""
+        self._settle()
         found: list[Piece] = []
         number = bisect_right(self._ends, first)
         while first < last:
@@ -149,6 +155,7 @@ class StreamTokens(KeyedTokens):
         block = len(keys)
         if block >= full:
             return
+        self._settle()
         previous = keys[-1] if keys else _salted(salt)
         while block < full:
             first = block * BLOCK_TOKENS
@@ -171,7 +178,7 @@ class StreamTokens(KeyedTokens):
 
     def common(self, other: StreamTokens) -> int:
         """How many tokens at the start are the same."""
-        mine, theirs = self._pieces, other._pieces
+        mine, theirs = self.pieces, other.pieces
         if mine is theirs:
             return len(self)
         for number in range(min(len(mine), len(theirs))):

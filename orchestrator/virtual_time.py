@@ -101,7 +101,8 @@ class VirtualClock:
         self._epoch_s = epoch_s
 
     def now(self) -> float:
-        return asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        return loop._virtual_now if isinstance(loop, VirtualTimeLoop) else loop.time()
 
     def wall(self) -> float:
         return self._epoch_s + self.now()
