@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     start_wait_s: float = Field(default=60.0, gt=0, description="how long a call waits for an engine that starts")
     journal: Path | None = Field(default=None, description="SQLite file; none: programs do not outlive the process")
     journal_synchronous: Synchronous = Synchronous.NORMAL
-    policy: str = "program_fcfs"
+    policy: str = "tenuto"
     retention: str = Field(default="tenuto", description="what is kept of a paused program's KV; 'lru': nothing")
     limits: Annotated[Limits, WrapValidator(_known_keys_only)] = Limits()
     api_keys: tuple[ApiKey, ...] = ()

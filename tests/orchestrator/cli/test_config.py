@@ -59,7 +59,7 @@ def test_a_file_elsewhere_is_named(tmp_path: Path) -> None:
         ("[engine]\ndtype = 'f8'", ["engine.dtype = 'f8'", "'float32'"]),
         ("[engine]\nkv_blcks = 3", ["engine.kv_blcks", "'kv_blocks'"]),
         ("policy = 'fcs'", ["policy = 'fcs'", "'fcfs'"]),
-        ("policy = 'x'", ["choose one of: fcfs, program_fcfs"]),
+        ("policy = 'x'", ["choose one of: fcfs, plas, program_fcfs, tenuto, urgency"]),
         ("host = '0.0.0.0'", ["host = '0.0.0.0'", "without a key", "tenuto key"]),
         ("[[api_keys]]\nprefix = 'a'\nsha256 = 'b'", ["api_keys.0", "first 12 characters"]),
         ("journal_synchronous = 'off'", ["journal_synchronous = 'off'", "FULL"]),
