@@ -27,11 +27,18 @@ from schemathesis.specs.openapi.checks import (
 
 from orchestrator.api import examples
 from orchestrator.app import create_app
+from orchestrator.caching.options import CacheOptions
 from orchestrator.config import Settings
 from orchestrator.virtual_time import VirtualTimeLoop
 from tenuto.wire import Event, FunctionTask
 from tests.orchestrator.api.support import Server, one_call, serving, virtually
 from tests.orchestrator.api.test_workers import registered
+
+
+@schemathesis.serializer("application/x-ndjson")
+def _json_lines(_: Any, value: Any) -> bytes:
+    return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "replace")
+
 
 DOCUMENT = create_app(Settings()).openapi()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
@@ -81,7 +88,8 @@ def house() -> Iterator[House]:
         stack = AsyncExitStack()
 
         async def build() -> House:
-            server = await stack.enter_async_context(serving())
+            caching = Settings(semantic_cache=CacheOptions(mode="exact"))
+            server = await stack.enter_async_context(serving(settings=caching))
             program = (await server.client.post("/v1/programs", one_call())).json["id"]
             await server.client.get(f"/v1/programs/{program}/variables/answer", wait=10)
             return House(runner, server, program, await registered(server.client))
@@ -130,6 +138,16 @@ async def test_examples_of_submissions_are_accepted(name: str) -> None:
             await stream.status
             answer = await server.client.post("/v1/programs", examples.SUBMISSIONS[name])
             assert answer.status == 201, answer.body
+
+
+@virtually
+async def test_examples_of_the_cache_are_accepted() -> None:
+    async with serving(settings=Settings(semantic_cache=CacheOptions(mode="exact"))) as server:
+        for route, given in (("explain", examples.EXPLAINS), ("bump", examples.BUMPS), ("flush", examples.FLUSHES)):
+            for body in given.values():
+                assert (await server.client.post(f"/v1/cache/{route}", body)).status == 200
+        for body in examples.REPORTS.values():
+            assert (await server.client.post("/v1/cache/report", body)).status == 404  # no such program here
 
 
 @virtually
