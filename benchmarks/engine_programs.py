@@ -6,6 +6,7 @@ Every engine gets the same programs in real time; how an engine is told about pr
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import time
 from abc import ABC, abstractmethod
@@ -119,15 +120,21 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Seconds from the start to the last output, mean seconds to a program's end, prompt tokens computed."""
+    """Seconds from the start to the last output, mean seconds to a program's end, prompt tokens computed.
+
+    `unfinished` programs were cut off by the limit: then seconds are less than the truth.
+    """
 
     makespan_s: float
     mean_completion_s: float
     computed_tokens: int
+    unfinished: int = 0
 
 
-def drive(peer: Peer, programs: list[Program], *, hold_tokens: int = 0, shared: int = 0) -> Outcome:
-    """Run all programs, which are here from the start, to their end.
+def drive(
+    peer: Peer, programs: list[Program], *, hold_tokens: int = 0, shared: int = 0, limit_s: float = math.inf
+) -> Outcome:
+    """Run all programs, which are here from the start, to their end, or for `limit_s` seconds.
 
     `hold_tokens`: programs wait outside while the chains of those inside, at their mean length as they are at different
     points of their way, would not fit into so many tokens with one copy of the `shared` prefix. 0: all are let in at
@@ -147,6 +154,10 @@ def drive(peer: Peer, programs: list[Program], *, hold_tokens: int = 0, shared: 
             room -= run.program.mean_tokens - shared
             _next_turn(peer, run)
         now_s = time.perf_counter()
+        if now_s - started_s > limit_s:
+            left = len(inside) + len(outside)
+            ends += [now_s - started_s] * left
+            return Outcome(max(ends), sum(ends) / len(ends), peer.computed_tokens() - before, left)
         while tools and tools[0][0] <= now_s:
             _next_turn(peer, heapq.heappop(tools)[2])
         wait_s = tools[0][0] - now_s if tools else 1.0

@@ -74,6 +74,12 @@ def test_a_program_that_never_fits_runs_alone() -> None:
     assert peer.most == 1 and len(peer.asked) == 15
 
 
+def test_programs_beyond_the_limit_are_cut_off_and_counted() -> None:
+    outcome = drive(Echo(), LOAD.make(1), limit_s=-1.0)
+    assert outcome.unfinished == 5 and outcome.makespan_s >= 0.0
+    assert drive(Echo(), LOAD.make(1)).unfinished == 0
+
+
 def test_equal_seeds_give_equal_batches() -> None:
     first, second = Echo(), Echo()
     _, outputs = run_batch(first, 3, 5, 4, seed=9, vocab=1000)
