@@ -319,6 +319,8 @@ class LocalEngine:
         if self._speculator is not None:
             for sequence, draft in self._speculator.drafts(s for s in self._scheduler.running if s.decoding):
                 self._scheduler.draft(sequence, draft)
+        copy_s, block_s = self._runner.copy_s_per_block, BLOCK_TOKENS * self._scheduler.tables.prefill_s_per_token
+        self._cache.spills = copy_s <= block_s or not block_s
         step = self._scheduler.schedule()
         step.copies, self._cache.copies = self._cache.copies, []
         for piece in step.pieces:

@@ -160,7 +160,7 @@ class Tables:
                 continue
             source = blocks_of((block,))
             alone = store is self._cache.device and not store.pool.refs(block) and tokens % BLOCK_TOKENS > 0
-            store.pool.refer(source)
+            store.pool.refer(source)  # nobody takes it meanwhile
             if alone:
                 table.append(block)
             elif self.grow(sequence, 1, owed=False):

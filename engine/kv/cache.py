@@ -7,7 +7,7 @@ to make, in order. Never touches tensors.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -40,10 +40,10 @@ _AHEAD, _MOST_AHEAD = 256, 64
 class Store:
     """The blocks of one tier: held by `pool`, found by `index`; the least recently used give way."""
 
-    def __init__(self, tier: Tier, total: int) -> None:
-        self.tier = tier
+    def __init__(self, tier: Tier, total: int, spill: Callable[[list[int]], None] | None = None) -> None:
+        self.tier, self._spill = tier, spill
         self.pool = BlockPool(total)
-        self.index = PrefixIndex(self.pool.listed)
+        self.index = PrefixIndex(self.pool.listed, closed=tier is Tier.DEVICE)
         self.evicted: dict[Digest, None] = {}
         self.changes: Counter[tuple[EngineEventKind, str]] = Counter()
 
@@ -66,7 +66,10 @@ class Store:
 
     def _evict(self, count: int) -> None:
         # A few more at once: giving up blocks one by one costs many times as much.
-        self.unlist(self.pool.evict(count + min(self.pool.cached // _AHEAD, _MOST_AHEAD)))
+        gone = self.pool.evict(count + min(self.pool.cached // _AHEAD, _MOST_AHEAD))
+        if self._spill is not None:
+            self._spill(gone)
+        self.unlist(gone)
 
     def unlist(self, blocks: list[int]) -> None:
         """Nobody finds `blocks` any more; a bounded number of their digests is remembered as `evicted`."""
@@ -78,8 +81,8 @@ class Store:
             for digest in list(self.evicted)[:surplus]:
                 del self.evicted[digest]
 
-    def enlist(self, blocks: Blocks[int], digests: Sequence[Digest], parent: int, program: str) -> None:
-        """Let others find held blocks."""
+    def enlist(self, blocks: Blocks[int], digests: Sequence[Digest], parent: Digest | None, program: str) -> None:
+        """Let others find held blocks, a run of a chain."""
         self.index.insert(blocks, digests, parent, program)
         self.changes[EngineEventKind.STORED, program] += len(blocks)
 
@@ -109,7 +112,10 @@ class BlockCache:
         max_ttl_s: float = 0.0,
         block_bytes: int = 1,
     ) -> None:
-        self.device, self.host = Store(Tier.DEVICE, total), Store(Tier.HOST, host_blocks)
+        self.device = Store(Tier.DEVICE, total, self._spill if host_blocks else None)
+        self.host = Store(Tier.HOST, host_blocks)
+        self.spills = True
+        """Whether what is evicted from the device goes to the host: whether copying is cheaper than computing."""
         self.copies: list[tuple[CopyKind, list[tuple[int, int]]]] = []
         self.leases = LeaseTable(self, clock, share=lease_share, max_ttl_s=max_ttl_s, block_bytes=block_bytes)
 
@@ -150,13 +156,13 @@ class BlockCache:
             first += 1
         if first == end:
             return 0
-        parent, evicted = table[first - 1] if first else ROOT, self.device.evicted
+        above, evicted = digests[first - 1] if first else None, self.device.evicted
         if end == first + 1 and digests[first] not in evicted:  # what a decoding sequence has filled
-            index.insert_one(table[first], digests[first], parent, program)
+            index.insert_one(table[first], digests[first], above, program)
             self.device.changes[EngineEventKind.STORED, program] += 1
             return 0
         new = digests[first:end]
-        self.device.enlist(table[first:end], new, parent, program)
+        self.device.enlist(table[first:end], new, above, program)
         if evicted.keys().isdisjoint(new):
             return 0
         again = [digest for digest in new if digest in evicted]
@@ -167,8 +173,8 @@ class BlockCache:
     def publish_tail(self, table: Blocks[int], digest: Digest, program: str) -> None:
         """Let others find the partial last block of a chain."""
         index, block = self.device.index, table[-1]
-        parent = table[-2] if len(table) > 1 else ROOT
-        if index.get(digest) is not None or (parent != ROOT and parent not in index):
+        parent = index.name(table[-2]) if len(table) > 1 else None
+        if index.get(digest) is not None or (parent is None and len(table) > 1):
             return
         if block in index:
             index.rename(block, digest)
@@ -195,17 +201,44 @@ class BlockCache:
         None, and nothing happens, if it does not fit beside what is held there.
         """
         host = self.host
-        known = host.index.run(digests, 0, len(digests))
+        absent = host.index.absent(digests)
+        there = set(absent)
+        known = blocks_of(
+            block
+            for index, digest in enumerate(digests)
+            if index not in there and (block := host.index.get(digest)) is not None
+        )
         host.pool.refer(known)
-        count = len(digests) - len(known)
-        new = host.take(count) if count else blocks_of()
+        new = host.take(len(absent)) if absent else blocks_of()
         if new is None:
             host.pool.drop(known)
             return None
-        host.enlist(new, digests[len(known) :], known[-1] if known else ROOT, program)
-        self.copy(CopyKind.DEVICE_TO_HOST, table[len(known) : len(digests)], new)
-        host.changes[EngineEventKind.SWAPPED, program] += count
-        return known + new
+        if absent:
+            parents = [digests[index - 1] if index else None for index in absent]
+            host.index.insert_each(new, [digests[index] for index in absent], parents, program)
+            self.copy(CopyKind.DEVICE_TO_HOST, [table[index] for index in absent], new)
+            host.changes[EngineEventKind.SWAPPED, program] += len(absent)
+        return host.index.run(digests, 0, len(digests))
+
+    def _spill(self, blocks: list[int]) -> None:
+        """Blocks that leave the device go to the host, as far as there is room beside what is held there."""
+        if not self.spills:
+            return
+        digests, parents, programs = self.device.index.lineage(blocks)
+        absent = self.host.index.absent(digests)
+        # The last to go are the nearest to the root: without them the others cannot be found.
+        absent = absent[max(len(absent) - self.host.pool.available, 0) :]
+        new = self.host.take(len(absent)) if absent else None
+        if new is None:
+            return
+        names = [programs[index] for index in absent]
+        chosen = [digests[index] for index in absent]
+        self.host.index.insert_each(new, chosen, [parents[index] for index in absent], names)
+        self.copy(CopyKind.DEVICE_TO_HOST, [blocks[index] for index in absent], new)
+        for program, count in Counter(names).items():
+            self.host.changes[EngineEventKind.SWAPPED, program] += count
+        new.reverse()  # leaves are let go of first
+        self.host.pool.drop(new)
 
     def load(
         self, digests: Sequence[Digest], first: int, parent: int, sources: Blocks[int], program: str
@@ -216,7 +249,8 @@ class BlockCache:
         taken = self.device.take(min(len(sources), self.device.pool.available)) if sources else None
         if taken is None:
             return blocks_of()
-        self.device.enlist(taken, digests[first : first + len(taken)], parent, program)
+        above = digests[first - 1] if first else None
+        self.device.enlist(taken, digests[first : first + len(taken)], above, program)
         self.copy(CopyKind.HOST_TO_DEVICE, sources[: len(taken)], taken)
         self.device.changes[EngineEventKind.SWAPPED, program] += len(taken)
         return taken
@@ -224,13 +258,11 @@ class BlockCache:
     def forget(self, digest: Digest) -> None:
         """Make sure that nobody finds this prefix again, nor anything computed from it. Leases on it are broken."""
         for store in (self.device, self.host):
-            block = store.index.get(digest)
-            if block is None:
-                continue
-            gone = store.index.subtree(block)
-            self.leases.break_holders(store.tier, gone)
-            store.unlist(gone)
-            store.pool.discard(gone)
+            gone = store.index.subtree(digest)
+            if gone:
+                self.leases.break_holders(store.tier, gone)
+                store.unlist(gone)
+                store.pool.discard(gone)
 
     def drain_events(self) -> list[EngineEvent]:
         """What changed since the last call, blocks summed by program."""

@@ -64,18 +64,18 @@ def tail_digest(hashes: Sequence[Digest], tokens: Sequence[int], computed: int, 
 class PrefixIndex:
     """Finds blocks of one tier by digest and knows the tree they form.
 
-    Invariant, `check()`: a block is listed under exactly one digest, and its parent is listed too, or it is a root. So
-    what is resident of a chain is always a prefix of it, and while a block stays listed its ancestors do, as the same
-    blocks: `serial` tells whether it stayed.
+    Invariant, `check()`: a block is listed under exactly one digest. If the index is `closed`, its parent is listed
+    too, or it is a root: what is resident of a chain is a prefix of it, and while a block stays listed its ancestors
+    do, as the same blocks. `serial` tells whether it stayed. An index that is not closed continues another tier's.
     """
 
-    def __init__(self, listed: NDArray[np.bool_]) -> None:
-        self._listed = listed
+    def __init__(self, listed: NDArray[np.bool_], *, closed: bool = True) -> None:
+        self._listed, self._closed = listed, closed
         self._blocks: dict[Digest, int] = {}
         total = len(listed)
         self._digests: NDArray[np.object_] = np.full(total, None)
         self._programs: NDArray[np.object_] = np.full(total, "")
-        self._parents: NDArray[np.int32] = np.full(total, ROOT, np.int32)
+        self._parents: NDArray[np.object_] = np.full(total, None)
         self._serials: NDArray[np.int64] = np.zeros(total, np.int64)
         self._serial = 0
 
@@ -102,30 +102,50 @@ class PrefixIndex:
         known = self._blocks
         if first >= limit or digests[first] not in known:
             return blocks_of()
-        end = bisect_left(digests, True, first + 1, max(limit, first + 1), key=lambda digest: digest not in known)
-        return blocks_of(map(known.__getitem__, digests[first:end]))
+        if self._closed:
+            end = bisect_left(digests, True, first + 1, max(limit, first + 1), key=lambda digest: digest not in known)
+            return blocks_of(map(known.__getitem__, digests[first:end]))
+        found = list(map(known.get, digests[first:limit]))
+        return blocks_of(found[: found.index(None)] if None in found else found)  # type: ignore[arg-type]
+
+    def absent(self, digests: Sequence[Digest]) -> list[int]:
+        """The indices of the digests that are not here."""
+        known = self._blocks
+        return [index for index, digest in enumerate(digests) if digest not in known]
+
+    def lineage(self, blocks: list[int]) -> tuple[list[Digest], list[Digest | None], list[str]]:
+        """Digests, parents' digests and programs of listed blocks."""
+        return self._digests[blocks].tolist(), self._parents[blocks].tolist(), self.programs(blocks)
 
     def programs(self, blocks: list[int]) -> list[str]:
         """The programs that first stored the blocks."""
         programs: list[str] = self._programs[blocks].tolist()
         return programs
 
-    def insert(self, blocks: Blocks[int], digests: Sequence[Digest], parent: int, program: str) -> None:
-        """List a run of blocks under digests that are not listed yet; `parent`, of the first, is listed, or `ROOT`."""
-        if not blocks:
-            return
+    def insert(self, blocks: Blocks[int], digests: Sequence[Digest], parent: Digest | None, program: str) -> None:
+        """List a run of blocks under digests that are not listed yet; `parent` is that of the first, None of a root."""
+        if blocks:
+            self.insert_each(blocks, digests, [parent, *digests[:-1]], program)
+
+    def insert_each(
+        self,
+        blocks: Blocks[int],
+        digests: Sequence[Digest],
+        parents: Sequence[Digest | None],
+        programs: str | list[str],
+    ) -> None:
+        """List blocks under digests that are not listed yet."""
         self._blocks.update(zip(digests, blocks, strict=True))
         self._serial += 1
         places = np.asarray(blocks)
         self._digests[places] = np.fromiter(digests, np.object_, len(blocks))
-        self._programs[places] = program
-        self._parents[places[1:]] = places[:-1]
-        self._parents[places[0]] = parent
+        self._parents[places] = np.fromiter(parents, np.object_, len(blocks))
+        self._programs[places] = programs
         self._listed[places] = True
         self._serials[places] = self._serial
 
-    def insert_one(self, block: int, digest: Digest, parent: int, program: str) -> None:
-        """List one block under a digest that is not listed yet; `parent` is listed, or `ROOT`."""
+    def insert_one(self, block: int, digest: Digest, parent: Digest | None, program: str) -> None:
+        """List one block under a digest that is not listed yet."""
         self._blocks[digest] = block
         self._digests[block] = digest
         self._parents[block] = parent
@@ -152,15 +172,16 @@ class PrefixIndex:
         self._serials[places] = 0
         return digests
 
-    def subtree(self, block: int) -> list[int]:
-        """`block` and all its descendants. Looks at every listed block: for faults, not for steps."""
-        children: dict[int, list[int]] = {}
+    def subtree(self, digest: Digest) -> list[int]:
+        """The blocks of a digest and of all that descends from it. Looks at every listed block: for faults only."""
+        children: dict[Digest | None, list[int]] = {}
         for child in np.flatnonzero(self._listed).tolist():
-            children.setdefault(int(self._parents[child]), []).append(child)
-        found = [block]
+            children.setdefault(self._parents[child], []).append(child)
+        found = list(children.get(digest, ()))
         for node in found:
-            found += children.get(node, ())
-        return found
+            found += children.get(self._digests[node], ())
+        own = self._blocks.get(digest)
+        return found if own is None else [own, *found]
 
     def check(self) -> None:
         """Raise AssertionError unless the tables agree."""
@@ -168,5 +189,7 @@ class PrefixIndex:
         digests = self._digests[listed].tolist()
         assert len(self._blocks) == len(listed), "a block is listed twice"
         assert [self._blocks.get(digest) for digest in digests] == listed.tolist(), "a digest is not its block's"
-        parents = self._parents[listed]
-        assert bool(self._listed[parents[parents != ROOT]].all()), "a parent is missing"
+        if self._closed:
+            assert all(parent is None or parent in self._blocks for parent in self._parents[listed]), (
+                "a parent is missing"
+            )

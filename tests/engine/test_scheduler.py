@@ -261,6 +261,7 @@ def drive(it: Scheduler, tokens: int = 1, steps: int = 1) -> list[tuple[CopyKind
 
 def with_host(blocks: int, host: int, running: int = 8) -> Scheduler:
     cache = BlockCache(blocks, ManualClock(), host_blocks=host, lease_share=1.0, max_ttl_s=60.0)
+    cache.spills = False
     return Scheduler(cache, token_budget=64, max_running=running, queue_limit=100)
 
 

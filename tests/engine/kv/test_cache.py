@@ -187,6 +187,38 @@ def test_what_was_saved_on_the_host_is_loaded_again() -> None:
     cache.check()
 
 
+def test_what_is_evicted_from_the_device_spills_to_the_host_and_is_found_there() -> None:
+    cache = BlockCache(4, ManualClock(), host_blocks=3)
+    tokens = list(range(64))
+    digests = chain(tokens)
+    cache.release(store(cache, tokens))
+    taken = cache.take(2, may_break_leases=False)
+    assert taken is not None
+    cache.check()
+    here = cache.find(digests, 4)
+    assert len(here) == 2, "the leaves went first"
+    sources = cache.host.index.run(digests, 2, 4)
+    assert len(sources) == 2 and cache.host.pool.cached == 2
+    ((kind, pairs),) = cache.copies
+    assert kind is CopyKind.DEVICE_TO_HOST and [target for _, target in pairs] == list(sources)[::-1]
+    cache.device.pool.refer(here)
+    cache.release(taken)
+    loaded = cache.load(digests, 2, here[-1], sources, "p")
+    assert cache.find(digests, 4) == here + loaded
+    cache.release(here + loaded)
+    cache.take(4, may_break_leases=False)
+    cache.check()
+    assert cache.host.pool.cached == 3, "what is there already is not copied again, and the full host gives way"
+
+
+def test_nothing_spills_when_computing_is_cheaper() -> None:
+    cache = BlockCache(2, ManualClock(), host_blocks=3)
+    cache.spills = False
+    cache.release(store(cache, list(range(32))))
+    cache.take(2, may_break_leases=False)
+    assert not cache.copies and cache.host.pool.cached == 0
+
+
 def test_the_host_lets_go_of_the_least_recently_used() -> None:
     cache = BlockCache(8, ManualClock(), host_blocks=4)
     for first in (0, 100, 200):
@@ -220,7 +252,7 @@ def test_checks_find_what_is_wrong() -> None:
     with pytest.raises(AssertionError, match="counters"):
         pool.check()
     index = PrefixIndex(np.zeros(3, np.bool_))
-    index.insert(blocks_of((0, 1)), (b"a", b"b"), ROOT, "p")
+    index.insert(blocks_of((0, 1)), (b"a", b"b"), None, "p")
     index.check()
     index._digests[0] = b"c"
     with pytest.raises(AssertionError, match="digest"):
