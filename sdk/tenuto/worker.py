@@ -168,6 +168,7 @@ class Worker:
         self._toolset = toolset
         self._concurrency = concurrency
         self._tools: dict[str, Tool[..., Any, Any]] = {}
+        self._asked: set[str] = set()  # names of tools that programs use; others are offered since they are there
         self._models: dict[str, Model] = {}
         self._runner = TaskRunner(self._tools, self._models, threads=threads, debug=debug, client=client)
         self._lock = asyncio.Lock()
@@ -243,10 +244,11 @@ class Worker:
     def _add(self, tool: Tool[..., Any, Any]) -> bool:
         """Whether it took the place of an older tool."""
         known = self._tools.get(tool.name)
-        if known is not None and known is not tool and known.place != tool.place:
+        if known is not None and known is not tool and known.place != tool.place and tool.name in self._asked:
             raise InvalidArgument(
                 f"two tools are named {tool.name!r} ({known.place} and {tool.place}): rename one with @tool(name=...)"
             )
+        self._asked.add(tool.name)
         self._tools[tool.name] = tool  # the same place: defined anew, as in a notebook
         return known is not None and known is not tool
 

@@ -187,3 +187,28 @@ async def test_module_tools_are_offered_from_the_start(client: AsyncClient, wire
     assert await two.arun() == 3
     assert len(wire.sent("/v1/workers")) == 1
     assert {"rows_of", "total", "broken"} <= {view.tool.name for view in await client.tools()}
+
+
+async def test_a_tool_that_nobody_asked_for_gives_way_to_one_of_its_name() -> None:
+    elsewhere: dict[str, Any] = {"tool": tool, "__name__": "elsewhere"}
+    exec("@tool(effects='read')\ndef same_name(x: int) -> int:\n    return -x", elsewhere)  # another module's
+
+    @tool(effects="read")
+    def other(x: int) -> int:
+        return x
+
+    @tool(effects="read")
+    def same_name(x: int) -> int:
+        return 2 * x
+
+    @workflow
+    async def first() -> int:
+        return other(1)  # the worker registers, and offers what there is
+
+    @workflow
+    async def second() -> int:
+        return same_name(4)
+
+    assert await first.arun() == 1
+    assert await second.arun() == 8
+    assert elsewhere["same_name"].name == "same_name"
