@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 DIMENSIONS = 384
 _TOPIC, _KIND, _QUESTION, _PHRASE = 0.2, 0.3, 0.35, 0.15  # shares of the squared length
 _PER_QUESTION, _PER_KIND, _PER_TOPIC = 4, 48, 1_536
-_CHUNK = 49_152
+_CHUNK = 32 * _PER_TOPIC  # drawn from one seed each
+_ASKED_CHUNKS = 8
 
 Floats = NDArray[np.float32]
 
@@ -33,35 +34,36 @@ class Questions:
 
     def chunks(self) -> Iterator[tuple[int, Floats]]:
         """All vectors in order: (number of the first, vectors)."""
-        for first in range(0, self.count, _CHUNK):
-            size = min(_CHUNK, self.count - first)
-            questions = self._questions(first // _PER_QUESTION, -(-size // _PER_QUESTION))
-            rng = np.random.default_rng([self._seed, 4, first])
-            yield first, self._phrased(np.repeat(questions, _PER_QUESTION, axis=0)[:size], rng)
+        for chunk in range(-(-self.count // _CHUNK)):
+            rng = np.random.default_rng([self._seed, 1, chunk])
+            questions = np.repeat(self._questions(chunk), _PER_QUESTION, axis=0)
+            yield chunk * _CHUNK, self._phrased(questions, rng)[: self.count - chunk * _CHUNK]
 
     def asked(self, count: int, seed: int) -> Floats:
-        """New phrasings of questions that are there."""
-        rng = np.random.default_rng([self._seed, 5, seed])
-        chosen = rng.integers(0, self.count // _PER_QUESTION, count)
-        return self._phrased(np.concatenate([self._questions(int(q), 1) for q in chosen]), rng)
+        """New phrasings of questions that are there, of up to eight chunks."""
+        rng = np.random.default_rng([self._seed, 2, seed])
+        chunks = rng.choice(-(-self.count // _CHUNK), min(_ASKED_CHUNKS, -(-self.count // _CHUNK)), replace=False)
+        found = []
+        for chunk, share in zip(chunks.tolist(), np.array_split(np.arange(count), len(chunks)), strict=True):
+            there = min(_CHUNK, self.count - chunk * _CHUNK) // _PER_QUESTION
+            found.append(self._questions(chunk)[rng.integers(0, there, len(share))])
+        questions = np.concatenate(found)
+        return self._phrased(questions[rng.permutation(len(questions))], rng)
 
-    def _questions(self, first: int, count: int) -> Floats:
-        numbers = np.arange(first, first + count) * _PER_QUESTION
-        out = self._part(1, numbers // _PER_TOPIC, self._wide, _TOPIC)
-        out += self._part(2, numbers // _PER_KIND, self._narrow, _KIND)
-        out += self._part(3, numbers // _PER_QUESTION, self._narrow, _QUESTION)
+    def _questions(self, chunk: int) -> Floats:
+        """The questions of a chunk, not yet phrased."""
+        rng = np.random.default_rng([self._seed, 0, chunk])
+        out = self._draw(rng, _CHUNK // _PER_TOPIC, self._wide, _TOPIC).repeat(_PER_TOPIC // _PER_QUESTION, axis=0)
+        out += self._draw(rng, _CHUNK // _PER_KIND, self._narrow, _KIND).repeat(_PER_KIND // _PER_QUESTION, axis=0)
+        out += self._draw(rng, _CHUNK // _PER_QUESTION, self._narrow, _QUESTION)
         return out
 
-    def _part(self, level: int, numbers: NDArray[np.int64], spectrum: Floats, share: float) -> Floats:
-        """A vector of each group of this level, drawn from the group's number alone."""
-        groups, where = np.unique(numbers, return_inverse=True)
-        drawn = np.stack(
-            [np.random.default_rng([self._seed, level, int(g)]).standard_normal(DIMENSIONS) for g in groups]
-        )
-        return (drawn.astype(np.float32) * spectrum * np.float32(np.sqrt(share)))[where]
+    @staticmethod
+    def _draw(rng: np.random.Generator, count: int, spectrum: Floats, share: float) -> Floats:
+        drawn: Floats = rng.standard_normal((count, DIMENSIONS), dtype=np.float32)
+        return drawn * spectrum * np.float32(np.sqrt(share))
 
     def _phrased(self, questions: Floats, rng: np.random.Generator) -> Floats:
-        noise = rng.standard_normal(questions.shape).astype(np.float32) * self._narrow * np.float32(np.sqrt(_PHRASE))
-        out = questions + noise
+        out = questions + self._draw(rng, len(questions), self._narrow, _PHRASE)
         lengths: Floats = np.linalg.norm(out, axis=1, keepdims=True)
         return out / lengths
