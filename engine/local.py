@@ -369,13 +369,14 @@ class LocalEngine:
             return [fault for _ in step.sampled]
 
     def _distrust(self, step: Step) -> None:
-        """Nobody knows which of a failed step's copies were made: their targets are found no more."""
+        """Nobody knows which of a failed step's copies were made: their targets are found and used no more."""
         for kind, pairs in step.copies:
-            index = (self._cache.host if kind is CopyKind.DEVICE_TO_HOST else self._cache.device).index
-            for _, target in pairs:
-                digest = index.name(target)
-                if digest is not None:
-                    self._cache.forget(digest)
+            targets = [target for _, target in pairs]
+            store = self._cache.host if kind is CopyKind.DEVICE_TO_HOST else self._cache.device
+            for digest in filter(None, map(store.index.name, targets)):
+                self._cache.forget(digest)
+            if store is self._cache.device:
+                self._scheduler.restart(set(targets), step.sequences)
 
     def _deliver(self, call: _Call, result: Result, now_s: float) -> None:
         """Turn an output's next tokens into a chunk, and end the output if one is its last."""

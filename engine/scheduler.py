@@ -145,6 +145,12 @@ class Scheduler:
         if not self.queue.has(program):
             self.cache.leases.settle(program)
 
+    def restart(self, blocks: set[int], spared: Seq[Sequence]) -> None:
+        """Device `blocks` do not hold what they should: whoever relies on one, but for `spared`, computes again."""
+        for sequence in [*self._running, *self._paused]:
+            if not blocks.isdisjoint(sequence.table) and sequence not in spared:
+                self._preempt(sequence, save=False)
+
     def limit_running(self, limit: int) -> None:
         """Run at most `limit` sequences at once; the last in order pause."""
         self._limit = min(max(limit, 1), self._max_running)
@@ -446,9 +452,10 @@ class Scheduler:
             insort(self._paused, sequence, key=_order)
         self._enqueue(sequence)
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence, *, save: bool = True) -> None:
         """Off the device: to the host if it fits there and copying is cheaper than computing again."""
-        saved = self.tables.save(sequence)
+        sequence.tail = None
+        saved = self.tables.save(sequence) if save else None
         paused = sequence.state is State.WAITING
         self._leave(sequence)
         if saved is not None:
