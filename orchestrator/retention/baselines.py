@@ -92,7 +92,6 @@ class Checked(Ttl):
 
     def __init__(self) -> None:
         super().__init__("thunderagent", ThunderAgent(), lambda situation, ttl_s: float(situation.tokens))
-        self._checks = ThunderAgent()
 
     def plan(self, situation: Situation) -> Plan:
         if situation.now > situation.began_at and situation.demand_share > 1:

@@ -92,7 +92,8 @@ class Keeper:
         """Memory is wanted: to the host if it is worth the copy and has room, else the lease ends."""
         desk, lease = chain.desk, chain.lease
         assert lease is not None
-        plan = Plan(0.0, max(2 * lease.remaining_s, _HOST_S), chain.rank, lease.remaining_s)
+        back_s = max(0.0, lease.remaining_s - 2 * desk.reload_s(lease.nbytes))
+        plan = Plan(0.0, max(2 * lease.remaining_s, _HOST_S), chain.rank, lease.remaining_s, back_s)
         worth = lease.tier is Tier.DEVICE and desk.reload_s(lease.nbytes) < lease.recompute_s
         if worth and self._to_host(chain, plan, self._clock.now() + plan.host_s):
             self._arm(desk)
@@ -224,10 +225,9 @@ class Keeper:
     def _plan_prefetch(self, chain: Chain, plan: Plan) -> None:
         """Start the copy back in time for the expected return."""
         self._stop_prefetch(chain)
-        if chain.desk.capabilities.prefetch:
+        if chain.desk.capabilities.prefetch and math.isfinite(plan.prefetch_s):
             copy_s = chain.desk.reload_s(chain.private)
-            wait_s = max(0.0, plan.remaining_s - 2 * copy_s)
-            chain.prefetch = asyncio.get_running_loop().call_later(wait_s, self._prefetch, chain, copy_s)
+            chain.prefetch = asyncio.get_running_loop().call_later(plan.prefetch_s, self._prefetch, chain, copy_s)
 
     @staticmethod
     def _prefetch(chain: Chain, within_s: float) -> None:

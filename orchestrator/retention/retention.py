@@ -350,7 +350,6 @@ class Retention:
             pool_tokens=desk.pool_tokens,
             demand_share=desk.demand_share,
             likely=likely,
-            host_room=desk.ledger.free_bytes(Tier.HOST) >= chain.private,
         )
 
     def _waits(self, program: Program, chain: Chain, coming: Upcoming) -> tuple[Outstanding, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
-from kv_ttl.decision import CEILING_S, BlockRange, choose
+from kv_ttl.decision import CEILING_S, BlockRange, choose, prefetch_at
 from kv_ttl.durations import DurationModel, Outstanding, ToolCall
 from kv_ttl.errors import UnknownCall
 
@@ -30,7 +30,6 @@ class Situation:
         tokens: kept for this program alone; `pool_tokens`: that fit on the device.
         demand_share: tokens of all running and kept chains / tokens that fit; above 1 memory is short.
         likely: chance that any call will go on with the chain.
-        host_room: whether the host tier could take it.
     """
 
     request: str
@@ -44,7 +43,6 @@ class Situation:
     pool_tokens: int
     demand_share: float
     likely: float = 1.0
-    host_room: bool = False
     ceiling_s: float = CEILING_S
 
     @property
@@ -62,13 +60,15 @@ class Situation:
 class Plan:
     """Seconds from now: on the device for `keep_s`, then on the host until `host_s`, then dropped.
 
-    `rank`: under pressure the smallest goes first. `remaining_s`: the expected rest of the pause.
+    `rank`: under pressure the smallest goes first. `remaining_s`: the expected rest of the pause. `prefetch_s`: when
+    to start the copy back from the host; inf = when the call is back.
     """
 
     keep_s: float
     host_s: float
     rank: float
     remaining_s: float
+    prefetch_s: float = math.inf
 
 
 DROP = Plan(0.0, 0.0, -math.inf, 0.0)
@@ -153,8 +153,11 @@ class Tenuto:
         remaining_s = forecast.expected_held(situation.ceiling_s)
         private = situation.chain[-1]
         choice = choose(forecast, situation.chain, situation.ceiling_s)[-1]
-        rank = -(remaining_s * situation.share) / max(private.recompute_s * situation.likely, 1e-9)
-        return Plan(choice.keep_s, choice.host_s, rank, remaining_s)
+        rank = -(remaining_s * situation.share) / max(private.recompute_s, 1e-9)
+        prefetch_s = math.inf
+        if choice.host_s > choice.keep_s and private.reload_s > 0:
+            prefetch_s = prefetch_at(forecast, situation.tokens, situation.tokens / private.reload_s)
+        return Plan(choice.keep_s, choice.host_s, rank, remaining_s, prefetch_s)
 
     def started(self, id: Hashable, call: ToolCall, now: float) -> None:
         self.model.started(id, call, now)
