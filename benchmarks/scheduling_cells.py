@@ -47,8 +47,11 @@ class Plan:
 
     def cell(self, trace: str, load: float, seed: int, disturbance: str = "") -> Cell:
         """A trace's programs at a load."""
-        count = PROGRAMS[load] if not self.quick else 8
-        return Cell(trace, load, seed, count // 2 if "kvct" in Path(trace).name else count, self.measured, disturbance)
+        count = PROGRAMS[load] // (5 if self.quick else 1)
+        share = 0.25 if self.quick else 1.0
+        if "kvct" in Path(trace).name:
+            count //= 2
+        return Cell(trace, load, seed, count, self.measured, disturbance, share)
 
     @staticmethod
     def made(name: str, rate: float, seed: int, programs: int) -> Cell:

@@ -47,7 +47,9 @@ class Runs:
 
         def share(some: Sequence[tuple[float, ...]]) -> float:
             start_s, end_s = _mean(s for _, s, _ in some), _mean(e for _, _, e in some)
-            return (start_s - _mean(o for o, _, _ in some)) / max(1e-12, start_s - end_s)
+            if start_s < 1.01 * end_s:
+                return math.nan  # memory was not short: there is no gap to close
+            return (start_s - _mean(o for o, _, _ in some)) / (start_s - end_s)
 
         return self._stated(name, found, share)
 
@@ -57,8 +59,9 @@ class Runs:
         if not found:
             return math.nan
         rng = Random(name)
-        drawn = sorted(of([rng.choice(found) for _ in found]) for _ in range(_BOOTSTRAP)) if len(found) > 1 else []
-        interval = [drawn[int(0.025 * _BOOTSTRAP)], drawn[int(0.975 * _BOOTSTRAP)]] if drawn else None
+        again = (of([rng.choice(found) for _ in found]) for _ in range(_BOOTSTRAP if len(found) > 1 else 0))
+        drawn = sorted(value for value in again if not math.isnan(value))
+        interval = [drawn[int(q * (len(drawn) - 1))] for q in (0.025, 0.975)] if drawn else None
         value = of(found)
         self.detail[name] = {"value": value, "interval_95": interval, "seeds": len(found)}
         return value

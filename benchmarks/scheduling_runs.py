@@ -36,7 +36,8 @@ class Cell:
     """Programs and arrivals that settings are compared on. `trace`: a file or `gen:NAME` of a generated workload.
 
     `load`: peak private KV under fcfs in infinite memory / device memory; 0 = arrivals as they stand. `measured`:
-    which half of a file's programs, by a hash of their names. `disturbed`: what is done to the tools (robustness).
+    which half of a file's programs, by a hash of their names. `disturbance`: what is done to the tools (robustness).
+    `memory_share`: of the engine's device memory that there is (a quick run has few programs and little memory).
     """
 
     trace: str
@@ -45,6 +46,7 @@ class Cell:
     programs: int = 0
     measured: bool | None = None
     disturbance: str = ""
+    memory_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def run_group(cell: Cell, settings: Sequence[Setting], engine: str, store: Store
     if not todo:
         return 0
     card = profile(engine)
+    card = replace(card, kv_tokens=int(card.kv_tokens * cell.memory_share))
     programs = drawn(cell)
     library = Library()
     infinite = Setting("fcfs", "lru", infinite=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RESERVE = 0.1
+RESERVE = 0.07
 """Share of the memory that is left to shared prefixes and to the growth of those inside: half of it to each."""
 
 
