@@ -67,6 +67,9 @@ class EngineOptions(BaseModel):
     queue_limit: int | None = Field(default=None, ge=1)
     kv_blocks: int | None = Field(default=None, ge=1)
     kv_bytes: int | None = Field(default=None, ge=1)
+    host_bytes: int | None = Field(default=None, ge=0, description="host memory for KV that leaves the device; 0: none")
+    lease_share: float | None = Field(default=None, ge=0, le=1, description="of each tier, what leases may hold")
+    debug: bool | None = Field(default=None, description="check every block that is copied between the tiers")
     draft_tokens: int | None = Field(default=None, ge=0, le=64, description="most tokens guessed at once; 0: none")
 
 
