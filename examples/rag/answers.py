@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from examples.rag.documents import Passage
 from examples.rag.prompts import NONE, quote_prompt
-from examples.rag.wording import names_in, normal, restore
+from examples.rag.wording import Titles, align, names_in, normal, restore
 
 SEARCHES = 3
 """A question asks for at most so many searches."""
@@ -72,13 +72,14 @@ class Answer:
     missing: list[str] = field(default_factory=list)
 
 
-def read(question: str, titles: Collection[str], vocabulary: Collection[str]) -> Question:
-    """The question as the bundled model reads it."""
-    names = names_in(question, titles, vocabulary=vocabulary)
-    return Question(question, names, normal(question, names))
+def read(question: str, titles: Titles, vocabulary: Collection[str]) -> Question:
+    """The question as the bundled model reads it, with names as the documents spell them."""
+    text = align(question, titles)
+    names = names_in(text, titles, vocabulary=vocabulary)
+    return Question(text, names, normal(text, names))
 
 
-def planned(question: Question, plan: str, titles: Collection[str]) -> list[Search]:
+def planned(question: Question, plan: str, titles: Titles) -> list[Search]:
     """The searches of a model's plan, one a line or parted by `;`; the question itself if it wrote none."""
     texts = [restore(_MARK.sub("", part), question.names).strip() for part in re.split(r"[;\n]", plan)]
     wanted = list(dict.fromkeys(text for text in texts if text))[:SEARCHES] or [question.text]
@@ -88,7 +89,7 @@ def planned(question: Question, plan: str, titles: Collection[str]) -> list[Sear
     ]
 
 
-def _names(text: str, known: Sequence[str], titles: Collection[str]) -> list[str]:
+def _names(text: str, known: Sequence[str], titles: Titles) -> list[str]:
     """The names of a search: those of the question that it has, else those that it brings."""
     found = [name for name in known if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]
     return found or names_in(text, titles)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from examples.rag.documents import Passage
-from examples.rag.wording import words
+from examples.rag.wording import Titles, words
 
 DIMENSIONS = 96
 FUSION = 60
@@ -41,7 +41,7 @@ class Index:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.passages = tuple(passages)
-        self.titles = frozenset(passage.title.lower() for passage in passages)
+        self.titles = Titles(passage.title for passage in passages)
         texts = [f"{passage.title}. {passage.text}" for passage in passages]
         self._words = [frozenset(word.lower() for word in words(text)) for text in texts]
         self.vocabulary = frozenset().union(*self._words)

@@ -7,14 +7,80 @@ The model then learns which sentence says what, whatever it is about. Pure funct
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 NAMES = 6
 """A question has at most so many names; further ones are `x`."""
+STEM, ENDING = 4, 3
+"""A word is made from a title if they share at least so many first letters, all but two of the title's, and the word
+has at most so many of its own."""
 _VOCABULARY = Path(__file__).parent / "data" / "vocabulary.txt"
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*|[^\w\s]")
+
+
+class Titles:
+    """The titles of a folder's documents, and which of them a question means: whatever its accents and endings."""
+
+    def __init__(self, titles: Iterable[str]) -> None:
+        self._whole: dict[str, str] = {}
+        self._by_stem: dict[str, list[str]] = {}  # titles of one word, by their first letters
+        for title in dict.fromkeys(titles):
+            folded = fold(" ".join(words(title)))
+            if folded and self._whole.setdefault(folded, title) is title and " " not in folded:
+                self._by_stem.setdefault(folded[:STEM], []).append(folded)
+
+    def __contains__(self, title: object) -> bool:
+        return isinstance(title, str) and fold(title) in self._whole
+
+    def whole(self, text: str) -> str | None:
+        """The title that the text is, but for accents and case."""
+        return self._whole.get(fold(text))
+
+    def near(self, word: str) -> str | None:
+        """The title that a word was made from: `Kenyan` from `Kenya`, `Icelanders` from `Iceland`."""
+        folded = fold(word)
+        best, shared = None, 0
+        for title in self._by_stem.get(folded[:STEM], ()):
+            common = _shared(folded, title)
+            if common >= max(STEM, len(title) - 2) and len(folded) - common <= ENDING and common > shared:
+                best, shared = title, common
+        return self._whole[best] if best is not None else None
+
+
+def _shared(one: str, other: str) -> int:
+    """How many first letters are the same."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def fold(text: str) -> str:
+    """Lower case without accents."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+
+
+def align(question: str, titles: Titles, known: Collection[str] | None = None) -> str:
+    """The question with titles as the documents spell them, and words made from a title replaced by it."""
+    known = known_words() if known is None else known
+    found = list(_WORD.finditer(question.replace("’", "'")))
+    tokens = [match.group() for match in found]
+    out, at, last = [], 0, 0
+    while at < len(tokens):
+        length = _title_at(tokens, at, titles, known)
+        title = titles.whole(" ".join(_bare(tokens[at : at + length]))) if length else None
+        if title is None and tokens[at][0].isupper() and _strange(tokens[at], known):
+            length, title = 1, titles.near(tokens[at].removesuffix("'s"))
+        if title is not None:
+            out += [question[last : found[at].start()], title]
+            last = found[at + length - 1].end() - 2 * tokens[at + length - 1].endswith("'s")
+        at += max(length, 1)
+    return "".join([*out, question[last:]])
+
+
+def _bare(tokens: Sequence[str]) -> list[str]:
+    """Without the last one's genitive."""
+    return [*tokens[:-1], tokens[-1].removesuffix("'s")]
 
 
 @cache
@@ -30,7 +96,7 @@ def words(text: str) -> list[str]:
 
 def names_in(
     question: str,
-    titles: Collection[str],
+    titles: Container[str],
     known: Collection[str] | None = None,
     vocabulary: Collection[str] | None = None,
 ) -> list[str]:
@@ -90,10 +156,10 @@ def restore(text: str, names: Sequence[str]) -> str:
     return re.sub(r"\be\d\b", lambda found: by_symbol.get(found.group(), found.group()), text)
 
 
-def _title_at(tokens: Sequence[str], at: int, titles: Collection[str], known: Collection[str]) -> int:
+def _title_at(tokens: Sequence[str], at: int, titles: Container[str], known: Collection[str]) -> int:
     """How many words from `at` on are a document's title; 0 if none."""
     for length in range(min(7, len(tokens) - at), 0, -1):
-        part = [*tokens[at : at + length - 1], tokens[at + length - 1].removesuffix("'s")]
+        part = _bare(tokens[at : at + length])
         if " ".join(part).lower() not in titles:
             continue
         if any(_strange(word, known) for word in part) or (at > 0 and part[0][0].isupper()):

@@ -50,9 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--start", type=Path, help="go on from this model directory, at a lower rate"
-    )
+    parser.add_argument("--start", type=Path, help="go on from this model directory, at a lower rate")
     parser.add_argument("--vocabulary", type=Path, help="write the known words here, and end")
     chosen = parser.parse_args()
     if chosen.vocabulary is not None:

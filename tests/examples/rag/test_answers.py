@@ -7,8 +7,9 @@ import pytest
 from examples.rag.answers import SEARCHES, Question, Search, cite, planned, read, show
 from examples.rag.documents import Passage
 from examples.rag.prompts import NONE
+from examples.rag.wording import Titles
 
-TITLES = frozenset({"peru", "chile"})
+TITLES = Titles(["Peru", "Chile"])
 PERU = Passage("peru.md", "Peru", 1, ("Peru lies in South America.", 'Its capital is "Lima".'))
 LIMA = Passage("lima.md", "Lima", 1, ("Lima is the capital of Peru.",))
 SEARCH = Search("capital of Peru", ["Peru"], "capital of Peru")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from examples.rag.prompts import quote_prompt
-from examples.rag.wording import NAMES, known_words, names_in, normal, restore
+from examples.rag.wording import NAMES, Titles, align, known_words, names_in, normal, restore
 
-TITLES = frozenset({"france", "trinidad and tobago", "new york city", "york", "nice", "split"})
+TITLES = Titles(
+    ["France", "Trinidad and Tobago", "New York City", "York", "Nice", "Split", "Bogotá", "Kenya", "Iceland"]
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,23 @@ TITLES = frozenset({"france", "trinidad and tobago", "new york city", "york", "n
 )
 def test_names_are_titles_and_strange_words(question: str, names: list[str]) -> None:
     assert names_in(question, TITLES) == names
+
+
+@pytest.mark.parametrize(
+    ("question", "aligned"),
+    [
+        ("Where is Bogota?", "Where is Bogotá?"),
+        ("bogota's time zone", "Bogotá's time zone"),
+        ("What is the Kenyan currency?", "What is the Kenya currency?"),
+        ("Which language do Icelanders speak?", "Which language do Iceland speak?"),
+        ("NEW YORK CITY, population", "New York City, population"),
+        ("Who are the Kenyattas?", "Who are the Kenyattas?"),
+        ("It is nice.", "It is Nice."),
+        ("No name here?", "No name here?"),
+    ],
+)
+def test_names_are_spelled_as_the_documents_spell_them(question: str, aligned: str) -> None:
+    assert align(question, TITLES) == aligned
 
 
 def test_a_strange_word_that_no_document_has_is_no_name() -> None:
