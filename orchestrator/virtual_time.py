@@ -24,10 +24,20 @@ class _JumpingSelector(selectors.DefaultSelector):
     """Where a real selector would block until the next timer, this one moves the loop's time there."""
 
     loop: VirtualTimeLoop
+    files = 0
+    """How many files are watched."""
+
+    def register(self, *args: Any, **options: Any) -> selectors.SelectorKey:
+        self.files += 1
+        return super().register(*args, **options)
+
+    def unregister(self, *args: Any) -> selectors.SelectorKey:
+        self.files -= 1
+        return super().unregister(*args)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events: list[tuple[selectors.SelectorKey, int]] = []
-        if self.loop.works_outside or len(self.get_map()) > 1:  # else there is only the loop's own way to be woken
+        if self.loop.works_outside or self.files > 1:  # else there is only the loop's own way to be woken
             events = super().select(0)
         if events or (timeout is not None and timeout <= 0):
             return events
