@@ -23,6 +23,7 @@ GOAL_BATCH, GOAL_PROGRAMS = 1.3, 1.5
 SIZES = (8, 32)
 PROMPT, TOKENS = 32, 64
 ROOMY_KV_TOKENS = 8192
+HELD = "openvino, held outside too"
 QUICK_LOAD = Load(programs=9, turns=3, shared=128, private=128)
 LIMIT_S = 80.0
 """Where programs are cut off: a ratio with what takes longer is then at least what is told."""
@@ -57,7 +58,7 @@ def main() -> int:
         repeats = 1 if args.quick else args.repeats
         batches = _batches(peers, setup(ROOMY_KV_TOKENS), repeats, args.seed, 16 if args.quick else TOKENS)
         load = QUICK_LOAD if args.quick else Load()
-        programs = _programs(peers, setup(load.kv_tokens), load, args.seed + 101)
+        programs = _programs(peers, setup(load.kv_tokens), load, args.seed + 101, compare_held=not args.quick)
     figures = _batch_figures(batches) + _program_figures(programs)
     detail = {
         "model": {"parameters": parameters, "dtype": dtype, "threads": args.threads},
@@ -86,6 +87,8 @@ def _batches(peers: list[str], setup: Setup, repeats: int, seed: int, tokens: in
     outputs: dict[str, list[list[int]]] = {}
     children = {name: Child(name, setup) for name in peers}
     try:
+        for child in children.values():
+            child.ready()
         for repeat in range(repeats):
             for size in SIZES:
                 for name, child in children.items():
@@ -105,15 +108,21 @@ def _agreement(ours: list[list[int]], theirs: list[list[int]]) -> float:
     return sum(a[0] == b[0] for a, b in zip(ours, theirs, strict=True)) / len(ours)
 
 
-def _programs(peers: list[str], setup: Setup, load: Load, seed: int) -> dict[str, Any]:
+def _programs(peers: list[str], setup: Setup, load: Load, seed: int, *, compare_held: bool) -> dict[str, Any]:
     """The outcome of each peer; ours with programs held outside until they fit; OpenVINO also with that same hold."""
+    runs = [(name, name, name == "tenuto") for name in peers]
+    if compare_held and "openvino" in peers:
+        runs.append((HELD, "openvino", True))
+    children = [(title, Child(name, setup), hold) for title, name, hold in runs]
     out: dict[str, Any] = {}
-    for name in peers:
-        with Child(name, setup) as child:
-            out[name] = child.programs(load, seed, hold=name == "tenuto", limit_s=LIMIT_S)
-        if name == "openvino":
-            with Child(name, setup) as child:
-                out["openvino, held outside too"] = child.programs(load, seed, hold=True, limit_s=LIMIT_S)
+    try:
+        for _, child, _ in children:
+            child.ready()
+        for title, child, hold in children:
+            out[title] = child.programs(load, seed, hold=hold, limit_s=LIMIT_S)
+    finally:
+        for _, child, _ in children:
+            child.close()
     return out
 
 
@@ -145,7 +154,7 @@ def _program_figures(programs: dict[str, Any]) -> list[Figure]:
             out.append(Figure(f"program_makespan_vs_{name}_cb", ratio, ">=", GOAL_PROGRAMS))
             mean = programs[name]["mean_completion_s"] / ours["mean_completion_s"]
             out.append(Figure(f"program_mean_completion_vs_{name}_cb", mean))
-    held = programs.get("openvino, held outside too")
+    held = programs.get(HELD)
     if held is not None:
         out.append(Figure("program_makespan_vs_openvino_cb_held_outside", held["makespan_s"] / ours["makespan_s"]))
     return out
