@@ -1,4 +1,4 @@
-"""What steps cost beside the model, and a long random test: `python -m benchmarks.engine_steps [--json FILE] [--quick]`.
+"""What steps cost beside the model, and a long random test: `python -m benchmarks.engine_steps [--json F] [--quick]`.
 
 Owns the engine's figures that need no model: scheduling, prefix lookup, leases, re-keying, and the model-free fuzz.
 """

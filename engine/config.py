@@ -42,7 +42,7 @@ class EngineConfig:
     kv_bytes: int = 256 * 1024 * 1024
     host_blocks: int = 0
     host_bytes: int = 0
-    lease_share: float = 0.5
+    lease_share: float = 0.9
     max_lease_ttl_s: float = 600.0
     debug: bool = False
     adapters: tuple[tuple[str, str], ...] = ()

@@ -169,3 +169,9 @@ def test_no_memory_for_the_weights_is_a_load_error(model_dir: Path, monkeypatch:
 
     monkeypatch.setattr(Linear, "pack", full)
     assert "no memory for the weights" in refused(model_dir)
+
+
+@pytest.mark.parametrize("sizes", [{"kv_blocks": 1 << 40}, {"kv_blocks": 4, "host_blocks": 1 << 40}])
+def test_no_memory_for_the_kv_is_a_load_error(model_dir: Path, sizes: dict[str, int]) -> None:
+    with pytest.raises(ModelLoadError, match="no memory for"):
+        load_engine(EngineConfig(str(model_dir), threads=1, **sizes))  # type: ignore[arg-type]
