@@ -94,7 +94,8 @@ class ReadResults:
         try:
             value = await run()
         except CallFailure as failure:
-            shared.set_exception(CallFailure(failure.type, failure.message, retryable=failure.retryable))
+            same = CallFailure(failure.type, failure.message, retryable=failure.retryable, lost=failure.lost)
+            shared.set_exception(same)
             shared.exception()  # nobody may be there to look at it
             raise
         except BaseException:

@@ -212,12 +212,12 @@ async def test_equal_reads_under_way_share_one_run_and_different_ones_do_not() -
 async def test_a_shared_run_that_fails_fails_for_all_and_the_next_runs_anew() -> None:
     host = Host(ToolSpec(name="f", effect=READ))
     box = await toolbox(host)
-    host.fault = CallFailure("down", "it is down", retryable=True)
+    host.fault = CallFailure("down", "it is down", retryable=True, lost=True)
     tasks = [ask(box, f"c{i}", arguments={}) for i in range(3)]
     for task in tasks:
         with pytest.raises(CallFailure) as caught:
             await task
-        assert caught.value.type == "down" and caught.value.retryable
+        assert (caught.value.type, caught.value.retryable, caught.value.lost) == ("down", True, True)
     host.fault = None
     await ask(box, "again", arguments={})
     assert len(host.ran) == 2
