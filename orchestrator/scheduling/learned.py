@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from itertools import accumulate
 
 PSEUDO_SAMPLES = 4.0
 """How many samples of its own a key needs to be believed as much as the next wider one."""
@@ -16,13 +17,14 @@ PSEUDO_SAMPLES = 4.0
 class Sample:
     """The last `size` observations, also sorted: means, quantiles and mean residuals. Every operation is O(size)."""
 
-    __slots__ = ("_arrival", "_size", "_sorted", "_sum")
+    __slots__ = ("_arrival", "_size", "_sorted", "_sum", "_sums")
 
     def __init__(self, size: int = 128) -> None:
         self._size = size
         self._arrival: deque[float] = deque()
         self._sorted: list[float] = []
         self._sum = 0.0
+        self._sums: list[float] | None = None  # of the first n values, for all n; made when asked for
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -36,6 +38,7 @@ class Sample:
         self._arrival.append(value)
         insort(self._sorted, value)
         self._sum += value
+        self._sums = None
 
     def mean(self, prior: float) -> float:
         """The mean, drawn towards `prior` as if that had been seen `PSEUDO_SAMPLES` times."""
@@ -45,7 +48,9 @@ class Sample:
         """E[X - reached | X > reached], drawn towards `prior` as `mean` is."""
         above = bisect_right(self._sorted, reached)
         count = len(self._sorted) - above
-        total = sum(self._sorted[above:]) - count * reached
+        if self._sums is None:
+            self._sums = list(accumulate(self._sorted, initial=0.0))
+        total = max(0.0, self._sums[-1] - self._sums[above] - count * reached)
         return (total + PSEUDO_SAMPLES * prior) / (count + PSEUDO_SAMPLES)
 
     def quantile(self, q: float) -> float:
