@@ -80,6 +80,10 @@ class Keeper:
     _dirty: set[int] = field(default_factory=set)
     _inserting: set[asyncio.Future[list[int | None]]] = field(default_factory=set)
     _bumping: set[asyncio.Task[int]] = field(default_factory=set)
+    _draws: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._draws = np.random.default_rng(self.rng.getrandbits(32))
 
     # -- coming in ------------------------------------------------------------------------------
 
@@ -203,11 +207,10 @@ class Keeper:
     def _make_room(self, count: int) -> list[Statement]:
         """Evict until `count` more fit; the statements that write it down."""
         statements: list[Statement] = []
-        seed = np.random.default_rng(self.rng.getrandbits(32))
         room = self.state.room
         while room.full(count) and len(self.state.table):
             category = room.debtor()
-            gone = victims(self.state.table, category, self.clock.wall(), self.token_seconds, seed)
+            gone = victims(self.state.table, category, self.clock.wall(), self.token_seconds, self._draws)
             self.counts[self.state.names[category]].evicted += len(gone)
             statements += self._forget(gone)
         return statements

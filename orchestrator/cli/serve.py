@@ -47,6 +47,8 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start the server and run it until it is told to stop (SIGINT, SIGTERM)."""
+    # The cache's scans are products of one vector: threads would only wait for each other. Before numpy is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from orchestrator.config import ConfigError, load, misspelt_variables
     from orchestrator.errors import RuntimeFault
 
