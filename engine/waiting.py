@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from itertools import count
+from typing import Any
 
 from engine.sequence import Sequence
 
@@ -25,7 +26,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._sequences: dict[Sequence, None] = {}
-        self._heap: list[list[object]] = []
+        self._heap: list[list[Any]] = []
         self._unplaced: list[Sequence] = []
         self.moved = self._unplaced.append
         """To be called with a waiting sequence that has a new key."""
@@ -78,7 +79,7 @@ class WaitingQueue:
         while heap and heap[0][_OWNER] is None:
             heapq.heappop(heap)
             self._dead -= 1
-        return heap[0][_OWNER] if heap else None  # type: ignore[return-value]
+        return heap[0][_OWNER] if heap else None
 
     def _place(self) -> None:
         """Bring what is new or has a new key to its place."""
@@ -87,23 +88,27 @@ class WaitingQueue:
             heap[:] = [entry for entry in heap if entry[_OWNER] is not None]
             heapq.heapify(heap)
             self._dead = 0
-        few = 8 * len(self._unplaced) < len(heap)
-        for sequence in self._unplaced:
-            if few and sequence.entry is not None:
+        if 8 * len(self._unplaced) < len(heap):
+            for sequence in self._unplaced:
                 self._bury(sequence)
-            entry, key = sequence.entry, sequence.key
-            if entry is not None:
-                entry[_FIRST] = key[0]
-                entry[_KEY] = key
-            elif sequence in waiting:
-                entry = sequence.entry = [key[0], key, sequence.arrival, next(self._numbers), sequence]
-                if few:
-                    heapq.heappush(heap, entry)
-                else:
-                    heap.append(entry)
-        if not few:
+                if sequence in waiting:
+                    heapq.heappush(heap, self._entry(sequence))
+        else:
+            for sequence in self._unplaced:
+                entry = sequence.entry
+                if entry is not None:
+                    key = sequence.key
+                    entry[_FIRST] = key[0]
+                    entry[_KEY] = key
+                elif sequence in waiting:
+                    heap.append(self._entry(sequence))
             heapq.heapify(heap)
         self._unplaced.clear()
+
+    def _entry(self, sequence: Sequence) -> list[Any]:
+        key = sequence.key
+        sequence.entry = [key[0], key, sequence.arrival, next(self._numbers), sequence]
+        return sequence.entry
 
     def _bury(self, sequence: Sequence) -> None:
         entry, sequence.entry = sequence.entry, None
