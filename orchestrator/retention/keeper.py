@@ -161,6 +161,7 @@ class Keeper:
             if moved is None:
                 return False
             chain.lease = moved
+            desk.retain(chain, until - now, Tier.HOST, plan.rank)  # its time, and then the place
             desk.demote(chain)
             self.tell_kept(chain)
         elif self._hold(chain, plan, Tier.HOST, until):

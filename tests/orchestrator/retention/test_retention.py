@@ -344,6 +344,7 @@ async def test_pressure_moves_the_least_deserving_chain_to_the_host_and_it_comes
     assert retention.park(engine, id) == victim.tokens > 0
     assert [chain.tier.value for chain in retention.paused(engine)] == ["host"]
     assert [*retention.victims(engine, 10)] == []
+    assert engine.retained[-1].tier is Tier.HOST and engine.retained[-1].ttl_s >= 60.0, "its time there is its own"
     retention.check()
     await server.follow(id)
     assert engine.demoted and engine.prefetched, "copied back when its call was back, at the latest"
