@@ -15,6 +15,7 @@ import pytest
 import engine.protocol
 import orchestrator.engines.errors
 import orchestrator.errors
+from orchestrator.simulation.trace import parse
 from orchestrator.tools.failures import FailureType
 from orchestrator.tools.settings import ToolSettings
 from tenuto.options import CallOptions, ToolDeclaration, ToolOptions
@@ -62,6 +63,8 @@ def test_the_simulation_page_runs_and_names_its_options(tmp_path: Path, monkeypa
     assert len(page.calm.programs) == len(page.rough.programs) == 8
     command = (ROOT / "orchestrator/cli/simulate.py").read_text()
     text = (ROOT / "docs/simulation.md").read_text()
+    (line,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    assert len(parse(line).nodes) == 3
     named = set(re.findall(r"`(--[a-z-]+)", text)) - {"--journal"}
     assert named and all(f'"{option}"' in command for option in named)
 

@@ -9,11 +9,24 @@ from typing import Any
 
 import pytest
 
+from orchestrator.clock import LoopClock
+from orchestrator.journal import Accepted, Ended, RunFacts, SqliteJournal, Written
 from orchestrator.simulation import TraceError, TraceProgram, read
 from orchestrator.simulation.importers import load_traces, recognise
 from orchestrator.simulation.synthetic import agents, chains, chats, map_reduces
 from orchestrator.simulation.trace import LLMNode, ToolNode, parse
 from orchestrator.simulation.workload import is_private, resample, wire_name
+from tenuto.wire import (
+    FunctionCall,
+    Graph,
+    InputVariable,
+    LLMCall,
+    Message,
+    ProgramStatus,
+    ProgramSubmission,
+    TextPart,
+    VariablePart,
+)
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -218,3 +231,47 @@ def test_two_files_may_use_the_same_names(tmp_path: Path) -> None:
         path.write_text(json.dumps(document()))
     found: list[TraceProgram] = load_traces(paths)
     assert [program.program for program in found] == ["p", "b.jsonl/p"]
+
+
+async def test_a_servers_journal_tells_what_its_programs_did(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path, clock=LoopClock())
+    await journal.open(lambda fault: None)
+    calls = (
+        LLMCall(
+            id="ask",
+            stage="plan",
+            messages=(Message(role="user", parts=(TextPart(text="x" * 300), VariablePart(variable="question"))),),
+        ),
+        FunctionCall(id="look", tool="search", after=("ask",)),
+        LLMCall(
+            id="answer",
+            messages=(
+                Message(role="user", parts=(TextPart(text="x" * 300), VariablePart(variable="ask"))),
+                Message(role="user", parts=(VariablePart(variable="look"),)),
+            ),
+        ),
+    )
+    inputs = {"question": InputVariable(value="y" * 100)}
+    submission = ProgramSubmission(workflow="flow", graph=Graph(inputs=inputs, calls=calls))
+    facts = {
+        "ask": RunFacts(1, 80, 0, 12, spans=(("queue", 0.0, 0.5), ("decode", 0.5, 1.0))),
+        "look": RunFacts(1, spans=(("queue", 1.0, 1.2), ("tool", 1.2, 3.2))),
+        "answer": RunFacts(1, 100, 60, 30, spans=(("decode", 3.2, 4.0),)),
+    }
+    values = {"ask": b'"' + b"z" * 60 + b'"', "look": b'"found"', "answer": b'"done"'}
+    for name, status in (("prog_a", ProgramStatus.SUCCEEDED), ("prog_b", ProgramStatus.FAILED)):
+        journal.append(Accepted(name, "acme", 1000.0, submission.model_dump_json().encode(), "span"))
+        for number, (call, fact) in enumerate(facts.items()):
+            journal.append(Written(name, call, values[call], number, fact.spans[-1][2], fact))
+        await journal.append(Ended(name, status, 9, 4.0, None)).committed()
+    await journal.close()
+    (program,) = load_traces([path])
+    ask, look, answer = program.nodes
+    assert isinstance(ask, LLMNode) and isinstance(look, ToolNode) and isinstance(answer, LLMNode)
+    assert (program.program, program.tenant, program.workflow, program.arrival) == ("prog_a", "acme", "flow", 0.0)
+    assert (ask.prompt_tokens, ask.output, ask.stage) == (80, 12, "plan")
+    assert look.duration == pytest.approx(2.0)
+    assert set(answer.after) == {"ask", "look"} and answer.prompt_tokens == 100
+    assert ask.prompt[0].stream == answer.prompt[0].stream  # the constant text that they share
+    assert answer.prompt[1].stream == "prog_a/ask.out" and answer.prompt[1].end <= 12
