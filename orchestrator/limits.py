@@ -39,6 +39,7 @@ class Limits:
     # how long something is waited for, in seconds
     variable_wait_s: float = 300.0
     worker_wait_s: float = 30.0  # a function call without a worker
+    function_s: float = 7_200.0  # one attempt of a tool that declares no timeout
     worker_attach_s: float = 15.0  # a registered worker that does not open its task stream
     open_idle_s: float = 86_400.0  # an open program that nobody extends and in which nothing runs
     heartbeat_s: float = 15.0

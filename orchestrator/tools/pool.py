@@ -304,6 +304,8 @@ class WorkerPool:
             job.timeout_s = spec.timeout_s if spec is not None else None
             job.message = job.message.model_copy(update={"timeout_s": job.timeout_s})
         worker.stream.send(job.message)
+        if job.timeout_s is None and isinstance(job.message, FunctionTask):
+            job.timeout_s = self._limits.function_s
         if job.timeout_s is not None:
             job.timer = asyncio.get_running_loop().call_later(job.timeout_s, self._expire, job)
         job.started()

@@ -53,6 +53,9 @@ class Toolbox:
         self._by_tool: dict[str, tuple[ToolHost, ToolSpec]] = {}
         self.caps = Caps()
         self._speculates = False
+        self._running: dict[asyncio.Task[Any], float] = {}  # without a timeout of their own, oldest first
+        self._overdue: set[asyncio.Task[Any]] = set()
+        self._watch: asyncio.TimerHandle | None = None
         self.partial = PartialRuns()
         self.reads = ReadResults(clock, limit_bytes=limits.tool_cache_bytes)
         self.ahead = Speculation(clock, most=limits.speculations)
@@ -75,6 +78,8 @@ class Toolbox:
             self._by_tool.setdefault(name, (host, spec))
 
     async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         await self.ahead.close()
         self.partial.close()
         for host in reversed(self._hosts):
@@ -289,7 +294,7 @@ class Toolbox:
         timeout_s = _least(own_s, self._left_s(run))
         started()
         if timeout_s is None:
-            return await host.run(run, spec)
+            return await self._unbounded(run, spec, host)
         try:
             async with asyncio.timeout(timeout_s) as timer:
                 return await host.run(run, spec)
@@ -298,6 +303,38 @@ class Toolbox:
                 raise CallFailure("tool_error", f"tool {run.tool!r} raised TimeoutError", retryable=True) from None
             message = f"tool {run.tool!r} did not end within {timeout_s:g} s"
             raise CallFailure(FailureType.TIMEOUT, message, retryable=True) from None
+
+    async def _unbounded(self, run: ToolRun, spec: ToolSpec, host: ToolHost) -> JsonValue:
+        """Run a tool without a timeout: it may take `limits.function_s`, watched by one timer for all of them."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[task] = self._clock.now()
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(self._limits.function_s, self._sweep)
+        try:
+            return await host.run(run, spec)
+        except asyncio.CancelledError:
+            if task not in self._overdue:
+                raise
+            self._overdue.discard(task)
+            task.uncancel()
+            message = f"tool {run.tool!r} did not end within {self._limits.function_s:g} s (limits.function_s)"
+            raise CallFailure(FailureType.TIMEOUT, message, retryable=True) from None
+        finally:
+            self._running.pop(task, None)
+
+    def _sweep(self) -> None:
+        """Cancel what has run too long, oldest first, and come back when the next one may have."""
+        self._watch = None
+        now_s, most_s = self._clock.now(), self._limits.function_s
+        for task, began_s in self._running.items():
+            if began_s + most_s > now_s:
+                left_s = began_s + most_s - now_s
+                self._watch = asyncio.get_running_loop().call_later(left_s, self._sweep)
+                return
+            if task not in self._overdue:
+                self._overdue.add(task)
+                task.cancel()
 
 
 def _least(one: float | None, other: float | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -438,7 +439,8 @@ class PoolMachine(RuleBasedStateMachine):
                 for message in client.take():
                     if isinstance(message, CancelTask):
                         self.held = [h for h in self.held if h[1] != message.task]
-                        assert client.answer(message.task, None) == ()
+                        stopped = partial(client.answer, message.task, None)
+                        assert self._inside(stopped) == ()
                         freed = True
                     else:
                         self.held.append((client, message.task, message.call))

@@ -191,6 +191,25 @@ async def test_an_attempt_ends_at_its_timeout_or_at_the_calls_deadline() -> None
     assert host.cancelled == 3
 
 
+async def test_a_tool_without_a_timeout_that_never_returns_ends_at_the_servers_limit() -> None:
+    host = Host(ToolSpec(name="f", effect=READ))
+    box = await toolbox(host, function_s=100.0)
+    first = ask(box, "1", arguments={"seconds": 1e9})
+    await asyncio.sleep(60.0)
+    second, short = ask(box, "2", arguments={"seconds": 1e8}), ask(box, "3", arguments={"seconds": 30.0})
+    for task, at_s in ((first, 100.0), (second, 160.0)):
+        with pytest.raises(CallFailure, match=r"100 s \(limits.function_s\)") as caught:
+            await task
+        assert (caught.value.type, now()) == ("timeout", at_s)
+    assert (await short)["at"] == 90.0
+    mine = ask(box, "4", arguments={"seconds": 1e7})
+    await asyncio.sleep(1.0)
+    mine.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await mine
+    await box.close()
+
+
 # -- reads that are shared and kept ----------------------------------------------------------------
 
 
