@@ -243,9 +243,12 @@ class Runtime:
         finally:
             del self._in_flight[key]
 
-    async def extend(self, program: str, extension: GraphExtension, *, tenant: str) -> ProgramSummary:
+    async def extend(
+        self, program: str, extension: GraphExtension, *, tenant: str, body: bytes | None = None
+    ) -> ProgramSummary:
         """Add calls to an open program, and seal it if asked; returns when that is durable.
 
+        `body`: the extension's JSON, if the caller has it from `model_dump_json`.
         Raises NotFound, ProgramEnded, InvalidSubmission (located), TooLarge, Busy, JournalUnavailable.
         """
         self._check_alive()
@@ -253,7 +256,7 @@ class Runtime:
         if not found.open:
             state = "is sealed" if found.outcome is None else f"has {found.outcome.value}"
             raise ProgramEnded(f"program {program!r} {state}: it takes no more calls")
-        body = extension.model_dump_json().encode()
+        body = body or extension.model_dump_json().encode()
         ready = self._declare(found, extension, body, prefix="")
         found.stop_idle_timer()
         seq = found.log.hold()

@@ -212,9 +212,9 @@ class _Conversation:
         await self._extend([place])
 
     async def _extend(self, places: list[int]) -> None:
-        blueprint = self._blueprint
+        blueprint, body = self._blueprint, None
         if len(places) == 1:
-            extension = blueprint.extensions[places[0]]
+            extension, body = blueprint.extensions[places[0]]
         else:
             extension = GraphExtension(calls=tuple(blueprint.calls[place] for place in places))
-        await self._runtime.extend(self._id, extension, tenant=self._source.tenant)
+        await self._runtime.extend(self._id, extension, tenant=self._source.tenant, body=body)

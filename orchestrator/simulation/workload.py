@@ -94,9 +94,10 @@ class Blueprint:
         return any(isinstance(node, LLMNode) and node.wait for node in self.nodes)
 
     @cached_property
-    def extensions(self) -> tuple[GraphExtension, ...]:
-        """Each call as an extension of its own."""
-        return tuple(GraphExtension(calls=(call,)) for call in self.calls)
+    def extensions(self) -> tuple[tuple[GraphExtension, bytes], ...]:
+        """Each call as an extension of its own, with its JSON."""
+        extensions = (GraphExtension(calls=(call,)) for call in self.calls)
+        return tuple((extension, extension.model_dump_json().encode()) for extension in extensions)
 
     def pause_s(self, call: str, wait_cap_s: float) -> float | None:
         """Seconds from the end of an LLM call to the first one that follows it, over the tools between them."""
