@@ -83,10 +83,9 @@ class Keeper:
         if chain.lease is None:
             return
         (chain.lease,) = chain.desk.ledger.returned(chain.request, self._clock.now())
+        chain.desk.retain(chain, math.inf, chain.lease.tier, math.inf)
         if chain.lease.tier is Tier.HOST:
             chain.desk.prefetch(chain, 0.0)
-        else:
-            chain.desk.retain(chain, math.inf, Tier.DEVICE, math.inf)
 
     def give_up(self, chain: Chain) -> None:
         """Memory is wanted: to the host if it is worth the copy and has room, else the lease ends."""
