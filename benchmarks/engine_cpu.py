@@ -25,6 +25,7 @@ PROMPT, TOKENS = 32, 64
 ROOMY_KV_TOKENS = 8192
 HELD = "openvino, held outside too"
 QUICK_LOAD = Load(programs=9, turns=3, shared=128, private=128)
+ATTEMPTS = 5
 LIMIT_S = 80.0
 """Where programs are cut off: a ratio with what takes longer is then at least what is told."""
 NOT_MEASURED = {
@@ -113,15 +114,25 @@ def _programs(peers: list[str], setup: Setup, load: Load, seed: int, *, compare_
     runs = [(name, name, name == "tenuto") for name in peers]
     if compare_held and "openvino" in peers:
         runs.append((HELD, "openvino", True))
-    children = [(title, Child(name, setup), hold) for title, name, hold in runs]
+    children = {title: Child(name, setup) for title, name, _ in runs}
     out: dict[str, Any] = {}
     try:
-        for _, child, _ in children:
+        for child in children.values():
             child.ready()
-        for title, child, hold in children:
-            out[title] = child.programs(load, seed, hold=hold, limit_s=LIMIT_S)
+        for title, name, hold in runs:
+            for crashes in range(ATTEMPTS):
+                try:
+                    answer = children[title].programs(load, seed, hold=hold, limit_s=LIMIT_S)
+                except RuntimeError as error:  # a peer may not survive the shortage of memory: it gets another chance
+                    print(f"{title}: {error}", file=sys.stderr)
+                    children[title].close()
+                    children[title] = Child(name, setup)
+                    children[title].ready()
+                else:
+                    out[title] = {**answer, "crashes_before": crashes}
+                    break
     finally:
-        for _, child, _ in children:
+        for child in children.values():
             child.close()
     return out
 

@@ -172,6 +172,7 @@ class OpenVino(Peer):
         self._asked: dict[str, tuple[list[int], int]] = {}
         self._numbers = 0
         self.given_up = 0
+        self._dead: list[Any] = []
 
     def submit(self, name: str, prompt: list[int], tokens: int, program: str = "", order: int = 0) -> None:
         import numpy as np
@@ -199,6 +200,7 @@ class OpenVino(Peer):
                 del self._live[name]
             elif status == openvino_genai.GenerationStatus.IGNORED:
                 self.given_up += 1
+                self._dead.append(self._live.pop(name))  # the pipeline may still look at it
                 self.submit(name, *self._asked[name])
             elif status != openvino_genai.GenerationStatus.RUNNING:
                 raise RuntimeError(f"openvino: request {name} ended as {status}")
