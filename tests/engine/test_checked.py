@@ -67,7 +67,7 @@ def test_a_copy_that_differs_is_told() -> None:
     runner = FakeRunner(4, 4)
     runner.copy = lambda kind, pairs: None  # type: ignore[method-assign]
     runner.kv[2] = [7] * BLOCK_TOKENS
-    with pytest.raises(CorruptedBlock, match="device block 2 .* host block 3"):
+    with pytest.raises(CorruptedBlock, match=r"device block 2 .* host block 3"):
         CheckedRunner(runner).copy(CopyKind.DEVICE_TO_HOST, [(2, 3)])
 
 
