@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks import simulation
 from benchmarks.common import ROOT, conditions, finish, parser
 from benchmarks.scheduling_cells import Plan
 from benchmarks.scheduling_figures import figures_of
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     micro = Micro() if args.only else measure(args.seed, quick=args.quick)
     figures, detail = figures_of(plan, store, micro)
+    if not args.only:
+        simulator, detail["simulator"] = simulation.figures(args.seed, quick=args.quick)
+        figures += simulator
     detail["method"] = METHOD.format(engine=args.engine, programs="see cells")
     detail["code"] = sorted(store.codes | {store.code})
     finish("scheduling", figures, args=args, at_start=at_start, detail=detail)

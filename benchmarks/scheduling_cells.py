@@ -31,7 +31,7 @@ SQL_RATES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
 SQL_NEAR = 0.5
 DISTURBANCES = ("fast", "slow", "shuffled", "hung")
 
-PROGRAMS = {0.5: 40, 1.0: 40, 2.0: 60, 4.0: 110}
+PROGRAMS = {0.5: 24, 1.0: 30, 2.0: 50, 4.0: 100}
 """Programs drawn for a load; long sessions (over 100k tokens) need only half as many."""
 
 
@@ -47,7 +47,7 @@ class Plan:
 
     def cell(self, trace: str, load: float, seed: int, disturbance: str = "") -> Cell:
         """A trace's programs at a load."""
-        count = PROGRAMS[load] // (5 if self.quick else 1)
+        count = PROGRAMS[load] // (4 if self.quick else 1)
         share = 0.25 if self.quick else 1.0
         if "kvct" in Path(trace).name:
             count //= 2
@@ -70,8 +70,12 @@ class Plan:
 
     def _of_seed(self, seed: int) -> Iterator[tuple[str, Cell, list[Setting]]]:
         yield from self._declared(seed)
-        for trace in self.agents:
-            for load in (2.0, 4.0):
+        if self.quick:  # the first trace at one load
+            for trace in self.agents[:1]:
+                yield "agents", self.cell(trace, 2.0, seed), [INFINITE, FCFS, OURS, PAPER]
+            return
+        for load in (2.0, 4.0):
+            for trace in self.agents:
                 yield "agents", self.cell(trace, load, seed), [INFINITE, FCFS, OURS, PAPER, PUBLIC, ORACLE]
         for trace in self.agents:
             for load in (0.5, 1.0):
@@ -99,11 +103,13 @@ class Plan:
             [FCFS, OURS, capped],
         )
         yield "declared map-reduce", self.made("mapreduce", MAP_REDUCE_SATURATED, seed, 10 if few else 60), [FCFS, OURS]
-        yield "declared mixed", self.made("mixed", MIXED_RATE, seed, 49 if few else 98), [FCFS, OURS, capped, PLAS]
+        if few:
+            return
+        yield "declared mixed", self.made("mixed", MIXED_RATE, seed, 98), [FCFS, OURS, capped, PLAS]
         sql = [
             FCFS,
             Setting("urgency", "lru", shared_prefix=True),
             Setting("tenuto", "tenuto", shared_prefix=True),
         ]
-        for rate in (SQL_NEAR,) if few else SQL_RATES:
-            yield "declared sql", self.made("sql", rate, seed, 12 if few else 60), sql
+        for rate in SQL_RATES:
+            yield "declared sql", self.made("sql", rate, seed, 60), sql

@@ -256,7 +256,7 @@ def _chat(runs: Runs, capped: Setting) -> list[Figure]:
     plan = runs.plan
 
     def mixed(seed: int) -> Cell:
-        return plan.made("mixed", cells.MIXED_RATE, seed, 49 if plan.quick else 98)
+        return plan.made("mixed", cells.MIXED_RATE, seed, 98)
 
     measures: dict[str, Pick] = {
         "chat s/token": lambda result: result.by_workflow["chat"]["s_per_token"],
@@ -278,10 +278,9 @@ def _sql(runs: Runs) -> list[Figure]:
     plan = runs.plan
     ours = Setting("tenuto", "tenuto", shared_prefix=True)
     urgency = Setting("urgency", "lru", shared_prefix=True)
-    programs = 12 if plan.quick else 60
 
     def at(rate: float) -> Callable[[int], Cell]:
-        return lambda seed: plan.made("sql", rate, seed, programs)
+        return lambda seed: plan.made("sql", rate, seed, 60)
 
     idle = runs.pairs(at(cells.SQL_RATES[0]), cells.FCFS)
     slo_s = SLO_SCALE / 2 * _mean(one.mean_s for (one,) in idle) if idle else math.nan
