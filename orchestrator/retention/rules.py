@@ -152,7 +152,9 @@ class Tenuto:
         forecast = self.model.forecast(situation.waits, situation.now)
         remaining_s = forecast.expected_held(situation.ceiling_s)
         private = situation.chain[-1]
-        choice = choose(forecast, situation.chain, situation.ceiling_s)[-1]
+        # However often it is decided anew: no pause is sat out on the device for longer than the ceiling.
+        left_s = max(0.0, situation.ceiling_s - (situation.now - situation.began_at))
+        choice = choose(forecast, situation.chain, left_s)[-1]
         rank = -(remaining_s * situation.share) / max(private.recompute_s, 1e-9)
         prefetch_s = math.inf
         if choice.host_s > choice.keep_s and private.reload_s > 0:

@@ -387,6 +387,19 @@ async def test_price_and_evidence_change_what_was_decided() -> None:
     await server.close()
 
 
+async def test_no_pause_is_sat_out_for_longer_than_the_ceiling_however_idle_the_memory() -> None:
+    engine = LeasingEngine()
+    server = await served(engine)
+    id = await server.submit(program(agent_call("say0", 0), open=True, outputs=()))
+    await server.until(id, EventKind.CALL_ENDED, "say0")
+    await asyncio.sleep(590.0)
+    assert len(retention_of(server).paused(engine)) == 1
+    await asyncio.sleep(20.0)
+    assert len(retention_of(server).paused(engine)) == 0 and outcomes(server) == {"expired": 1}
+    await server.runtime.cancel(id, tenant=TENANT)
+    await server.close()
+
+
 async def test_whoever_holds_programs_back_hears_what_is_kept() -> None:
     engine = LeasingEngine()
     server = await served(engine, rule=KeepAlways())
