@@ -251,14 +251,16 @@ def calibrate(
 def run_virtual(work: Coroutine[Any, Any, Report]) -> Report:
     """Run a coroutine in a virtual-time loop of its own.
 
-    Few objects of a simulation die in cycles: the collector is let look for them seldom.
+    Few objects of a simulation die in cycles: the collector is let look for them seldom, and never at what was there.
     """
     thresholds = gc.get_threshold()
-    gc.set_threshold(200_000, 20, 100)
+    gc.set_threshold(3_000_000, 20, 1000)
+    gc.freeze()
     try:
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
             return runner.run(work)
     finally:
+        gc.unfreeze()
         gc.set_threshold(*thresholds)
 
 
