@@ -131,6 +131,9 @@ class _Memory:
     def host_room(self) -> int:
         return 0
 
+    def pressure(self, waiting: int, running: int) -> None:
+        return
+
 
 async def _schedule(rng: Random) -> None:
     """One random schedule: programs with calls and pauses, cancelled calls, keys that change, too little memory."""

@@ -147,8 +147,8 @@ class Gate:
         """`overdue(outside, inside)`: whether a call inside may not go before that one outside any more."""
         self.room = Room(room)
         self._overdue: Overdue = overdue or _never
-        self.hold = hold or Hold()
-        self._parking: Parking = parking or NoParking()
+        self.hold = hold if hold is not None else Hold()
+        self._parking: Parking = parking if parking is not None else NoParking()
         self._calls = 0
         self._inside = _Queue()
         self._outside = _Queue()
@@ -212,9 +212,11 @@ class Gate:
         try:
             while self._calls < self.room.calls:
                 inner, outer = self._inside.head(), self._outside.head()
-                if outer is not None and (inner is None or outer < inner) and self._make_room(outer.tokens):
+                passed = outer is not None and inner is not None and self._overdue(outer.key, inner.key)
+                first = outer is not None and (inner is None or passed or outer < inner)
+                if outer is not None and first and self._make_room(outer.tokens):
                     self._begin(outer, self._outside)
-                elif inner is not None and not (outer is not None and self._overdue(outer.key, inner.key)):
+                elif inner is not None and not passed:
                     self._begin(inner, self._inside)
                 else:
                     break

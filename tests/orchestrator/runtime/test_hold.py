@@ -1,0 +1,204 @@
+"""Programs wait for memory at the gate: who enters, who is parked, and that nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+
+import pytest
+
+from orchestrator.runtime.gate import Gate
+from orchestrator.scheduling import Hold
+from orchestrator.virtual_time import run_virtually
+
+
+@dataclass
+class Kept:
+    program: str
+    tokens: int
+
+
+class Memory:
+    """What is kept for paused programs, in the order in which it is given up."""
+
+    gate: Gate
+
+    def __init__(self, host: int = 0) -> None:
+        self.kept: dict[str, int] = {}
+        self.parked: list[str] = []
+        self.host = host
+        self.told: list[tuple[int, int]] = []
+
+    def victims(self, tokens: int) -> Iterable[Kept]:
+        for program, size in [*self.kept.items()]:
+            if tokens <= 0:
+                return
+            tokens -= size
+            yield Kept(program, size)
+
+    def park(self, program: str) -> None:
+        self.host -= min(self.host, self.kept.pop(program))
+        self.parked.append(program)
+        self.gate.kept(program, 0)
+
+    def host_room(self) -> int:
+        return self.host
+
+    def pressure(self, waiting: int, running: int) -> None:
+        self.told.append((waiting, running))
+
+
+def gate_of(memory: Memory, capacity: int = 100, window: float = float("inf"), room: int = 8) -> Gate:
+    """Keys are (due, arrival)."""
+    memory.gate = Gate(
+        room, Hold(capacity, reserve=0.0), memory, lambda outside, inside: inside[1] > outside[1] + window
+    )
+    return memory.gate
+
+
+async def enters(gate: Gate, program: str, tokens: int, key: tuple[float, ...] = (0.0, 0.0)) -> asyncio.Task[None]:
+    task = asyncio.create_task(gate.enter(program, key, tokens))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return task
+
+
+def pause(gate: Gate, memory: Memory, program: str, tokens: int) -> None:
+    """A call ends and what it leaves is kept."""
+    memory.kept[program] = tokens
+    gate.leave(program, tokens, tokens)
+
+
+async def test_newcomers_wait_while_those_inside_fill_the_memory() -> None:
+    memory = Memory()
+    gate = gate_of(memory)
+    first = await enters(gate, "first", 60)
+    second = await enters(gate, "second", 60)
+    assert first.done() and not second.done() and gate.held == 1
+    gate.leave("first", 60, 0)
+    await asyncio.sleep(0)
+    assert second.done() and gate.held == 0
+
+
+async def test_what_is_kept_for_a_paused_program_counts_while_others_are_at_work() -> None:
+    memory = Memory()
+    gate = gate_of(memory)
+    for name, tokens in (("paused", 50), ("busy", 40)):
+        assert (await enters(gate, name, tokens)).done()
+    pause(gate, memory, "paused", 50)
+    newcomer = await enters(gate, "newcomer", 30)
+    assert not newcomer.done() and memory.parked == []
+    returning = await enters(gate, "paused", 55)  # it is inside: it does not ask
+    assert returning.done() and not newcomer.done()
+
+
+async def test_an_idle_engine_parks_until_the_first_outside_fits() -> None:
+    memory = Memory()
+    gate = gate_of(memory)
+    for name in ("a", "b", "busy"):
+        assert (await enters(gate, name, 30)).done()
+    for name in ("a", "b"):
+        pause(gate, memory, name, 30)
+    newcomer = await enters(gate, "newcomer", 60)
+    assert not newcomer.done()
+    pause(gate, memory, "busy", 30)
+    await asyncio.sleep(0)
+    assert newcomer.done() and memory.parked == ["a", "b"] and memory.kept == {"busy": 30}
+    assert not gate.hold.is_inside("a") and gate.hold.is_inside("busy")
+    back = await enters(gate, "a", 35)
+    assert not back.done()  # a parked program asks again
+
+
+async def test_room_on_the_host_is_used_before_anyone_waits() -> None:
+    memory = Memory(host=50)
+    gate = gate_of(memory)
+    for name in ("paused", "busy"):
+        assert (await enters(gate, name, 50)).done()
+    pause(gate, memory, "paused", 50)
+    assert (await enters(gate, "newcomer", 40)).done()
+    assert memory.parked == ["paused"] and memory.host == 0
+
+
+async def test_a_program_larger_than_the_memory_runs_alone() -> None:
+    memory = Memory()
+    gate = gate_of(memory)
+    assert (await enters(gate, "busy", 10)).done()
+    huge = await enters(gate, "huge", 1000)
+    assert not huge.done()
+    gate.leave("busy", 10, 0)
+    await asyncio.sleep(0)
+    assert huge.done()
+
+
+async def test_who_outgrows_the_memory_takes_it_from_the_paused() -> None:
+    memory = Memory()
+    gate = gate_of(memory)
+    for name in ("growing", "paused"):
+        assert (await enters(gate, name, 45)).done()
+    pause(gate, memory, "paused", 45)
+    gate.leave("growing", 45, 45)
+    assert (await enters(gate, "growing", 80)).done()
+    assert memory.parked == ["paused"] and gate.hold.used <= 100
+
+
+async def test_one_who_waited_longer_than_the_window_is_passed_by_nobody_who_came_later() -> None:
+    memory = Memory()
+    gate = gate_of(memory, window=10.0)
+    assert (await enters(gate, "early", 50, (5.0, 5.0))).done()
+    assert (await enters(gate, "late", 40, (20.0, 20.0))).done()
+    waiting = await enters(gate, "waiting", 60, (0.0, 0.0))
+    pause(gate, memory, "late", 40)
+    late = await enters(gate, "late", 45, (20.0, 20.0))  # arrived 20 s after the one outside: more than the window
+    assert not late.done() and not waiting.done()
+    early_again = await enters(gate, "early", 10, (5.0, 5.0))  # within the window: it may go on
+    assert early_again.done()
+    gate.leave("early", 50, 0)
+    gate.leave("early", 10, 0)
+    await asyncio.sleep(0)
+    assert waiting.done()
+
+
+async def test_a_cancelled_call_keeps_nobody_waiting() -> None:
+    memory = Memory()
+    gate = gate_of(memory)
+    assert (await enters(gate, "busy", 60)).done()
+    gone, next_one = await enters(gate, "gone", 60, (0.0, 0.0)), await enters(gate, "next", 60, (1.0, 0.0))
+    gone.cancel()
+    gate.leave("busy", 60, 0)  # in the step in which it was cancelled
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert next_one.done() and gate.held == 0 and gate.calls == 1
+    gate.hold.check()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_programs_all_end_and_leave_nothing(seed: int) -> None:
+    """Virtual time raises where everything waits: a deadlock fails the test."""
+    rng = Random(seed)
+
+    async def program(gate: Gate, memory: Memory, name: str) -> None:
+        await asyncio.sleep(rng.uniform(0, 5))
+        chain = 0
+        for _ in range(rng.randint(1, 5)):
+            tokens = chain + rng.randint(5, 80)
+            await gate.enter(name, (rng.uniform(0, 9), asyncio.get_running_loop().time()), tokens)
+            memory.kept.pop(name, None)
+            await asyncio.sleep(rng.uniform(0, 2))
+            chain = tokens if rng.random() < 0.8 else 0
+            if chain:
+                memory.kept[name] = chain
+            gate.leave(name, tokens, chain)
+            gate.hold.check()
+            await asyncio.sleep(rng.choice((0.0, rng.uniform(0, 10))))
+        memory.kept.pop(name, None)
+        gate.kept(name, 0)
+
+    async def run() -> None:
+        memory = Memory(host=rng.choice((0, 60)))
+        gate = gate_of(memory, window=rng.choice((1.0, 1e9)), room=rng.randint(1, 4))
+        await asyncio.gather(*(program(gate, memory, f"p{n}") for n in range(8)))
+        assert gate.calls == gate.held == gate.hold.used == len(gate.hold) == 0
+
+    run_virtually(run())
