@@ -102,9 +102,12 @@ def accepts(model: type[BaseModel], examples: Mapping[str, Any], *, many: bool =
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def returns(model: type[BaseModel], status: int = 200, description: str = "done") -> Responses:
-    """A JSON answer."""
-    content = {"application/json": {"schema": _marker(model, "serialization")}}
+def returns(
+    model: type[BaseModel], status: int = 200, description: str = "done", also: tuple[str, ...] = ()
+) -> Responses:
+    """A JSON answer. `also`: media types that a parameter asks for instead."""
+    content: dict[str, Any] = {"application/json": {"schema": _marker(model, "serialization")}}
+    content |= {media: {} for media in also}
     return {status: {"description": description, "content": content}}
 
 

@@ -34,6 +34,8 @@ ProgramId = Annotated[str, Path(max_length=200, description="the program's id", 
 VariableName = Annotated[str, Path(max_length=200, description="the variable's name", examples=["answer"])]
 AfterSeq = Annotated[int, Query(ge=0, lt=2**63, description="the last event that the reader has seen")]
 
+CHROME, MERMAID, SVG = "application/vnd.chrome-trace+json", "text/vnd.mermaid", "image/svg+xml"
+
 _SUBMISSION = TypeAdapter(ProgramSubmission)
 _EXTENSION = TypeAdapter(GraphExtension)
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -113,7 +115,11 @@ async def read(request: Request, program: ProgramId) -> Response:
     return answer(runtime.view(program, tenant=owner))
 
 
-@router.get("/{program}/timeline", summary="Where the time went", responses={**returns(Timeline), **problems(404, 422)})
+@router.get(
+    "/{program}/timeline",
+    summary="Where the time went",
+    responses={**returns(Timeline, also=(CHROME, MERMAID, SVG)), **problems(404, 422)},
+)
 async def timeline(
     request: Request,
     program: ProgramId,
@@ -130,11 +136,11 @@ async def timeline(
         case "json":
             return answer(found)
         case "chrome":
-            return Response(orjson.dumps(timelines.chrome(found)), media_type="application/json")
+            return Response(orjson.dumps(timelines.chrome(found)), media_type=CHROME)
         case "mermaid":
-            return Response(timelines.flowchart(found), media_type="text/vnd.mermaid")
+            return Response(timelines.flowchart(found), media_type=MERMAID)
         case "svg":
-            return Response(timelines.svg(found), media_type="image/svg+xml")
+            return Response(timelines.svg(found), media_type=SVG)
 
 
 @router.get(
