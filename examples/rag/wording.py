@@ -103,11 +103,13 @@ def names_in(
     """The names in a question, in order: longest titles of documents that it has, else runs of strange words.
 
     `titles` and `vocabulary` in lower case. A title of known words alone counts only where it is capitalised, and not
-    as first word. A strange word that is not in the documents' `vocabulary` can find nothing: it is no name.
+    as first word. A strange word that is not in the documents' `vocabulary` is no name, unless it is written as one:
+    then the question is about what the documents do not know.
     """
     known = known_words() if known is None else known
     found: list[str] = []
     tokens = words(question)
+    titled = any(_title_at(tokens, at, titles, known) for at in range(len(tokens)))
     run: list[str] = []
     at = 0
     while at < len(tokens):
@@ -119,7 +121,8 @@ def names_in(
             at += length
             continue
         bare = tokens[at].lower().removesuffix("'s")
-        if _strange(tokens[at], known) and (vocabulary is None or bare in vocabulary):
+        capital = tokens[at][0].isupper() and (at > 0 or not titled)
+        if _strange(tokens[at], known) and (vocabulary is None or bare in vocabulary or capital):
             run.append(tokens[at])
         else:
             _close(run, found)

@@ -51,6 +51,12 @@ def test_a_strange_word_that_no_document_has_is_no_name() -> None:
     assert names_in("Who is the mayor of France?", TITLES, vocabulary={"mayor"}) == ["mayor", "France"]
 
 
+def test_what_is_written_as_a_name_is_one_even_if_no_document_has_it() -> None:
+    assert names_in("Hallstatt village, how many live there", TITLES, vocabulary={"village"}) == ["Hallstatt village"]
+    assert names_in("How many live in Hallstatt?", TITLES, vocabulary=set()) == ["Hallstatt"]
+    assert names_in("Folx in France?", TITLES, vocabulary=set()) == ["France"]
+
+
 def test_names_are_bounded() -> None:
     assert len(names_in(" and ".join(f"Zq{chr(97 + n)}" for n in range(NAMES + 4)), TITLES)) == NAMES
 
