@@ -25,7 +25,7 @@ from tenuto.wire import Reference
 
 CALLS = 1000
 CAP = 16
-CAPPED_S = 0.1
+CAPPED_S = 0.2
 
 
 @tool(effects="read", share=False)

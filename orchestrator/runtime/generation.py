@@ -43,6 +43,9 @@ from tenuto.wire import JsonType, LLMCall, RegexConstraint
 _MOST = 0.75
 """Quantile of output lengths that is counted as a call's need of memory."""
 
+_PLAN_SLICE = 2_000
+"""Characters of a plan that are read at once: some 40 calls, a few milliseconds."""
+
 
 class Generation:
     """One run of an LLM call on an engine. `generate` may be called once. `asked`: what the cache said to the call."""
@@ -270,6 +273,8 @@ class Generation:
                 async with aclosing(chunks) as stream:  # type: ignore[type-var]  # engines return async generators
                     async for chunk in stream:
                         self._take(chunk)
+                        if self._plan is not None:
+                            await self._read_plan(self._plan, chunk.text)
         except TimeoutError as error:
             if not timer.expired():
                 raise
@@ -279,6 +284,13 @@ class Generation:
             raise _failure(error) from error
         if self._finish is None or self._finish is FinishReason.ABORTED:
             raise CallFailure(FailureType.ENGINE_ABORTED, "the engine gave up the generation", retryable=True)
+
+    async def _read_plan(self, plan: PlanStream, text: str) -> None:
+        """Let the calls in a piece of text join the program; in a long piece, let the first ones start meanwhile."""
+        for start in range(0, len(text), _PLAN_SLICE):
+            if start:
+                await self._services.clock.sleep(0)
+            plan.feed(text[start : start + _PLAN_SLICE])
 
     def _take(self, chunk: TokenChunk) -> None:
         if self._visit is not None:
@@ -295,8 +307,6 @@ class Generation:
                     FailureType.OUTPUT_TOO_LARGE, f"the output is larger than {limit} bytes (limits.value_bytes)"
                 )
             self._program.tokens(self._run, chunk.text)
-            if self._plan is not None:
-                self._plan.feed(chunk.text)
         if chunk.token_ids:
             self._services.priorities.tokens_made(self._program.id, self._call.id, len(chunk.token_ids))
         if chunk.finish is not None:
