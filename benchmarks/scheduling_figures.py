@@ -124,7 +124,8 @@ def _agents(runs: Runs) -> list[Figure]:
             public.append(runs.ratio(f"vs continuum public {name}", of, cells.PUBLIC, cells.OURS, _mean_s))
             oracle.append(runs.ratio(f"over oracle {name}", of, cells.OURS, cells.ORACLE, _mean_s))
             over_fcfs.append(runs.ratio(f"vs fcfs {name}", of, cells.FCFS, cells.OURS, _mean_s))
-            runs.ratio(f"load reached {name}", of, cells.INFINITE, cells.INFINITE, lambda result: result.load)
+            reached = [one.load for (one,) in runs.pairs(of, cells.INFINITE)]
+            runs.detail[f"load reached {name}"] = reached
         at = f"load{load:g}"
         figures += [
             Figure(f"gap_closed_{at}_worst_trace", _worst(gaps, min), ">=", gap_goal),
