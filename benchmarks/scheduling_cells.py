@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.scheduling_runs import Cell, Setting
 
@@ -31,9 +30,6 @@ SQL_RATES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
 SQL_NEAR = 0.5
 DISTURBANCES = ("fast", "slow", "shuffled", "hung")
 
-PROGRAMS = {0.5: 24, 1.0: 30, 2.0: 50, 4.0: 100}
-"""Programs drawn for a load; long sessions (over 100k tokens) need only half as many."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -47,11 +43,8 @@ class Plan:
 
     def cell(self, trace: str, load: float, seed: int, disturbance: str = "") -> Cell:
         """A trace's programs at a load."""
-        count = PROGRAMS[load] // (4 if self.quick else 1)
-        share = 0.25 if self.quick else 1.0
-        if "kvct" in Path(trace).name:
-            count //= 2
-        return Cell(trace, load, seed, count, self.measured, disturbance, share)
+        memory_share = 0.15 if self.quick else 1.0
+        return Cell(trace, load, seed, 0, self.measured, disturbance, memory_share)
 
     @staticmethod
     def made(name: str, rate: float, seed: int, programs: int) -> Cell:

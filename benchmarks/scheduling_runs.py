@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,11 +24,14 @@ from benchmarks.scheduling_rivals import RIVALS
 from benchmarks.scheduling_workloads import WORKLOADS, disturbed
 from engine.costs import EngineProfile, profile
 from orchestrator.simulation import Report, Scenario, Simulation, TraceProgram, read, resample
-from orchestrator.simulation.trace import ToolNode
+from orchestrator.simulation.trace import LLMNode, ToolNode
 from orchestrator.simulation.workload import Library, is_private, scaled
 
 TOLERANCE = 0.08
 """A calibrated load is within this share of the one asked for, unless all programs at once do not reach it."""
+_ENOUGH, _FEWEST, _MOST = 1.9, 16, 800
+"""Programs of a cell: so many times those whose peaks together are the load, within bounds. Fewer do not reach it even
+all at once, since the short ones end before the long ones have grown."""
 _CODE = ("dag", "engine", "kv_ttl", "orchestrator/runtime", "orchestrator/retention", "orchestrator/scheduling")
 
 
@@ -135,11 +139,28 @@ def _programs(trace: str, measured: bool | None) -> tuple[TraceProgram, ...]:
     return tuple(p for p in found if (hashlib.sha256(p.program.encode()).digest()[0] % 2 == 0) == measured)
 
 
-def drawn(cell: Cell) -> list[TraceProgram]:
-    """The cell's programs before their arrivals are scaled."""
+@lru_cache(maxsize=4)
+def _peak_tokens(trace: str, measured: bool | None) -> float:
+    """Mean over programs of the most private tokens that one call has."""
+    peaks = [
+        max((_private_tokens(node, program.program) for node in program.llm_nodes), default=1)
+        for program in _programs(trace, measured)
+    ]
+    return max(1.0, sum(peaks) / len(peaks))
+
+
+def _private_tokens(node: LLMNode, owner: str) -> int:
+    return sum(piece.end - piece.start for piece in node.prompt if is_private(piece.stream, owner)) + node.output
+
+
+def drawn(cell: Cell, kv_tokens: int) -> list[TraceProgram]:
+    """The cell's programs before their arrivals are scaled: as many as it says, else enough to reach the load."""
     if cell.trace.startswith("gen:"):
         return WORKLOADS[cell.trace[4:]](cell.seed, cell.programs, cell.load)
-    programs = resample(_programs(cell.trace, cell.measured), seed=cell.seed, count=cell.programs or None)
+    known = _programs(cell.trace, cell.measured)
+    enough = math.ceil(_ENOUGH * cell.load * kv_tokens / _peak_tokens(cell.trace, cell.measured))
+    count = cell.programs or min(max(enough, _FEWEST), _MOST)
+    programs = resample(known, seed=cell.seed, count=count)
     return disturbed(programs, cell.disturbance, Random(f"disturbed {cell.seed}"))
 
 
@@ -150,7 +171,7 @@ def run_group(cell: Cell, settings: Sequence[Setting], engine: str, store: Store
         return 0
     card = profile(engine)
     card = replace(card, kv_tokens=int(card.kv_tokens * cell.memory_share))
-    programs = drawn(cell)
+    programs = drawn(cell, card.kv_tokens)
     library = Library()
     infinite = Setting("fcfs", "lru", infinite=True)
     scale = 1.0
@@ -248,8 +269,7 @@ def _alone(program: TraceProgram, card: EngineProfile, wait_cap_s: float = 120.0
             ends[node.id] = start_s + node.duration
             continue
         start_s += min(node.wait, wait_cap_s)
-        owner = program.origin or program.program
-        private = sum(p.end - p.start for p in node.prompt if is_private(p.stream, owner)) + node.output
+        private = _private_tokens(node, program.origin or program.program)
         prefill_s = card.token_s * max(0, private - known)
         known = max(known, private)
         ends[node.id] = start_s + prefill_s + node.output * step_s
