@@ -28,7 +28,7 @@ check: $(VENV)/.test  ## style, types, floors
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.test  ## every benchmark, full size; results are stored
-	for name in overhead text_to_sql; do \
+	for name in overhead text_to_sql rag traces functions cache_index engine_steps engine_parity engine_cpu real_engine; do \
 	  $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done
 	$(BIN)/python -m benchmarks.report
 
