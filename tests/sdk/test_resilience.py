@@ -172,7 +172,7 @@ async def test_a_worker_that_disconnects_mid_call_hands_its_task_over(server: AS
 
 
 async def test_results_that_are_too_large_fail_their_call_alone(tmp_path: Path) -> None:
-    limits = Limits(submission_bytes=20_000, value_bytes=20_000, prompt_bytes=20_000)
+    limits = Limits(submission_bytes=200_000, value_bytes=20_000, prompt_bytes=20_000)  # a worker offers many tools
     together = asyncio.Barrier(3)
 
     @tool(effects="read")
@@ -182,7 +182,7 @@ async def test_results_that_are_too_large_fail_their_call_alone(tmp_path: Path) 
 
     @workflow
     async def wf() -> list[str]:
-        small, huge, more = sized(10), sized(50_000), sized(20)
+        small, huge, more = sized(10), sized(500_000), sized(20)
         with pytest.raises(CallFailed) as failed:
             await huge
         assert failed.value.type == "result_too_large"
