@@ -2,8 +2,8 @@
 
 `--stream`: JSON lines with `text`, `intent` and `domain` (CLINC150's form). Every second row is measured; the others
 are for tuning and never read here. Two questions of one intent count as having the same answer. That proxy cannot see
-what the guards protect (an amount, a name), so on the stream they are off for every cache alike; the trap set measures them,
-with answers found by running SQL. `--pairs`: labelled pairs instead (see `semantic_cache.admin.learn_pairs`).
+what the guards protect (an amount, a name), so on the stream they are off for every cache alike; the trap set measures
+them, with answers found by running SQL. `--pairs`: labelled pairs instead (see `semantic_cache.admin.learn_pairs`).
 
 The text-to-SQL traps, the interleaved operations and the kills need no input.
 """
