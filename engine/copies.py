@@ -92,7 +92,7 @@ class BlockCopies:
             target.copy_(self.host[:count], non_blocking=True)
             done.record()
         done.synchronize()
-        return float(begun.elapsed_time(done)) / 1e3 / count  # type: ignore[no-untyped-call]
+        return float(begun.elapsed_time(done)) / 1e3 / count
 
     def finish(self) -> None:
         """Wait until every copy is done."""
