@@ -28,6 +28,10 @@ class LoopClock:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = loop.time
 
+    async def sleep(self, seconds: float) -> None:
+        """Return `seconds` later by the loop's time."""
+        await asyncio.sleep(seconds)
+
 
 class ManualClock:
     """A clock that stands still until it is moved."""

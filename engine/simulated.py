@@ -306,6 +306,7 @@ class SimulatedEngine:
         self, profile: EngineProfile, book: PromptBook | None = None, *, name: str = "", lease_share: float = 0.95
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._clock = LoopClock(self._loop)
         self.profile = profile
         self.book = book or PromptBook()
         self._name = name or profile.name
@@ -328,7 +329,7 @@ class SimulatedEngine:
         """Told of every event, besides those who subscribe."""
 
     def _fresh(self) -> SimulatedCore:
-        return SimulatedCore(self.profile, LoopClock(self._loop), self.book, lease_share=self._lease_share)
+        return SimulatedCore(self.profile, self._clock, self.book, lease_share=self._lease_share)
 
     @property
     def name(self) -> str:
@@ -346,7 +347,7 @@ class SimulatedEngine:
         """Stream the output, some tokens a chunk. Raises `EngineError`s. Closing the iterator aborts the request."""
         self._check()
         if self.profile.call_s:
-            await asyncio.sleep(self.profile.call_s)
+            await self._clock.sleep(self.profile.call_s)
             self._check()
         self.core.submit(request)
         stream = self._streams[request.id] = _Stream()

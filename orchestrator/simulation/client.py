@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
+from orchestrator.clock import OrchestratorClock
 from orchestrator.runtime import Runtime
 from orchestrator.simulation.trace import LLMNode, TraceProgram
 from orchestrator.simulation.workload import Blueprint, Library, objective, wire_name
@@ -89,6 +90,7 @@ class Clients:
         self,
         runtime: Runtime,
         library: Library,
+        clock: OrchestratorClock,
         *,
         wait_cap_s: float,
         ended: Ended,
@@ -97,6 +99,7 @@ class Clients:
     ) -> None:
         self._runtime, self._library, self._model_of = runtime, library, model_of
         self.wait_cap_s, self.ended, self.progress = wait_cap_s, ended, progress
+        self.clock = clock
         self._live: dict[str, Blueprint] = {}
 
     def enrol(self, id: str, source: TraceProgram, blueprint: Blueprint) -> None:
@@ -118,9 +121,8 @@ class Clients:
 
     async def run(self, program: TraceProgram) -> None:
         """Submit the program when it arrives and go on with it to its end."""
-        loop = asyncio.get_running_loop()
-        if program.arrival > loop.time():
-            await asyncio.sleep(program.arrival - loop.time())
+        if program.arrival > self.clock.now():
+            await self.clock.sleep(program.arrival - self.clock.now())
         blueprint = self._library.blueprint(program, self._model_of(program))
         await _Conversation(self, program, blueprint).run()
 
@@ -208,7 +210,7 @@ class _Conversation:
             await self._extend(now)
 
     async def _send_later(self, place: int, wait_s: float) -> None:
-        await asyncio.sleep(wait_s)
+        await self._clients.clock.sleep(wait_s)
         await self._extend([place])
 
     async def _extend(self, places: list[int]) -> None:

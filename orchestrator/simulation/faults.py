@@ -47,14 +47,14 @@ class CrashingEngine:
     def __init__(
         self, name: str, make: Callable[[], SimulatedEngine], faults: Faults, rng: Random, clock: OrchestratorClock
     ) -> None:
-        self._make, self._faults, self._rng = make, faults, rng
+        self._make, self._faults, self._rng, self._clock = make, faults, rng, clock
         self.made: list[SimulatedEngine] = []
         self._crash: asyncio.TimerHandle | None = None
         self.supervised = SupervisedEngine(name, self._start, clock=clock, start_wait_s=10 * faults.restart_s + 60.0)
 
     async def _start(self) -> SimulatedEngine:
         if self.made:
-            await asyncio.sleep(self._faults.restart_s)
+            await self._clock.sleep(self._faults.restart_s)
         engine = self._make()
         self.made.append(engine)
         lives_s = self._rng.expovariate(1 / self._faults.crash_every_s)

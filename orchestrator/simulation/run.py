@@ -129,10 +129,11 @@ class Simulation:
         tools = Tools(workers, self._library, faults.tool_seconds(rng))
         for tenant in sorted({program.tenant for program in self._programs}):
             tools.serve(tenant, tool_names([p for p in self._programs if p.tenant == tenant]))
-        await asyncio.sleep(0)
+        await clock.sleep(0)
         clients = Clients(
             runtime,
             self._library,
+            clock,
             wait_cap_s=scenario.wait_cap_s,
             ended=self._ended,
             progress=self._footprint.changed,
