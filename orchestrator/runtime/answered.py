@@ -76,8 +76,7 @@ class Answered:
                     model=engine.name,
                     drives_effects=drives_effects(program, call.id),
                 )
-        self._run.span("cache", self._run.waiting_since_s, program.now())
-        self._run.waiting_since_s = program.now()
+        self._run.account("cache", program.now())
         return asked
 
     # -- hits -----------------------------------------------------------------------------------
@@ -99,6 +98,7 @@ class Answered:
         text = value if isinstance(value, str) else encoded.decode()
         for piece in _pieces(text):
             program.tokens(run, piece)
+        run.account("cache", program.now())
         trace.end_llm(
             clock.wall(),
             usage=None,

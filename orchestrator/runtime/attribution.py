@@ -32,8 +32,10 @@ class PathStep(NamedTuple):
     end_s: float
 
 
-def path(calls: Mapping[str, Measured], end_s: float) -> tuple[PathStep, ...]:
+def path(calls: Mapping[str, Measured], end_s: float, client_s: float = 0.0) -> tuple[PathStep, ...]:
     """The measured critical path from 0 to `end_s`, earliest first. Its seconds sum to `end_s`.
+
+    `client_s`: until then the program waited for its client to declare more calls, or to say that there are none.
 
     A call waited for the predecessor that ended last. One that was declared late (its first span is the client's)
     waited for its client, and the client for whichever call of the program ended last before: no edge of the graph
@@ -42,7 +44,12 @@ def path(calls: Mapping[str, Measured], end_s: float) -> tuple[PathStep, ...]:
     by_end = sorted((call.spans[-1][2], name) for name, call in calls.items() if call.spans)
     steps: list[PathStep] = []
     now_s = end_s
-    name = by_end[-1][1] if by_end else None
+    last_s, name = by_end[-1] if by_end else (0.0, None)
+    if client_s > last_s + EPSILON_S:
+        if client_s < end_s - EPSILON_S:
+            steps.append(PathStep(None, None, client_s, end_s))
+        steps.append(PathStep(None, "client", last_s, min(client_s, end_s)))
+        now_s = last_s
     while name is not None and now_s > EPSILON_S:
         call = calls[name]
         for cause, start_s, stop_s in reversed(call.spans):

@@ -40,12 +40,11 @@ class CallRun:
     """
 
     call: Call
-    declared_s: float
     state: CallState = CallState.WAITING
     runs: int = 0
     failures: int = 0
     losses: int = 0
-    waiting_since_s: float = 0.0
+    told_s: float = 0.0  # up to here a cause is known for its seconds
     error: ErrorValue | None = None
     usage: Usage | None = None
     behind: tuple[str, ...] = ()
@@ -55,15 +54,20 @@ class CallRun:
     task: asyncio.Task[None] | None = None
     planner: str | None = None  # the LLM call whose text made this one
 
-    def span(self, cause: Cause, start_s: float, end_s: float) -> None:
-        """Attribute seconds of the call's life to a cause; nothing is kept of none, or of a call that is over."""
-        if end_s > start_s and self.state not in _FINAL:
-            self.spans.append((cause, start_s, end_s))
+    def account(self, cause: Cause, until_s: float) -> None:
+        """Attribute the seconds since the last account to a cause; nothing is kept of none, or of a call that is over.
+
+        No other way leads into `spans`: so they have no gaps.
+        """
+        if until_s > self.told_s:
+            if self.state not in _FINAL:
+                self.spans.append((cause, self.told_s, until_s))
+            self.told_s = until_s
 
     def cut(self, now: float) -> None:
         """The call is cancelled in whatever it does: attribute the seconds since its last change."""
         if (doing := self._doing()) is not None:
-            self.span(doing, self.waiting_since_s, now)
+            self.account(doing, now)
 
     def close(self, now: float) -> None:
         """The call ends: what it did last, it did until its value was accepted."""
@@ -74,9 +78,9 @@ class CallRun:
     def spans_until(self, now: float) -> list[Span]:
         """The spans, with that of what the call does now: a call that has not ended has no last one yet."""
         doing = self._doing()
-        if doing is None or now <= self.waiting_since_s:
+        if doing is None or now <= self.told_s:
             return self.spans
-        return [*self.spans, (doing, self.waiting_since_s, now)]
+        return [*self.spans, (doing, self.told_s, now)]
 
     def _doing(self) -> Cause | None:
         """The cause of the second that passes now, as far as can be known before the engine has told."""

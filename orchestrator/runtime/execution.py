@@ -50,7 +50,7 @@ class Execution:
             if run.intended and not self._rerunnable(program, run):
                 message = "the server stopped while the call ran: whether it took effect is unknown"
                 failure = CallFailure(FailureType.EFFECT_UNKNOWN, message)
-                program.fail(run, failure.error(run.call.id, run.runs), run.facts())
+                program.fail(run, failure.error(run.call.id, run.runs), run.facts(), program.now())
             elif program.effects.may_start(run.call.id):
                 self.launch(program, run)
 
@@ -69,7 +69,7 @@ class Execution:
             log.exception("call %s of program %s failed inside the server", call.id, program.id)
             failure = CallFailure(FailureType.INTERNAL_ERROR, f"the server failed: {type(error).__name__}: {error}")
             if program.outcome is None:  # nobody else is told: whatever failed may be the one who listens
-                program.fail(run, failure.error(call.id, run.runs), run.facts())
+                program.fail(run, failure.error(call.id, run.runs), run.facts(), program.now())
         finally:
             run.task = None
 
@@ -114,8 +114,7 @@ class Execution:
                     return
                 program.retry(run, error)
                 await self._services.clock.sleep(wait_s)
-                run.span("pause", run.waiting_since_s, program.now())
-                run.waiting_since_s = program.now()
+                run.account("pause", program.now())
             else:
                 self._succeed(program, run, value, encoded)
                 return
@@ -123,8 +122,9 @@ class Execution:
     def _succeed(self, program: Program, run: CallRun, value: JsonValue, encoded: bytes) -> None:
         if program.outcome is None:
             self._learn(program, run, succeeded=True)
-            run.close(program.now())
-            program.write(run, value, encoded, run.facts())
+            now_s = program.now()
+            run.close(now_s)
+            program.write(run, value, encoded, run.facts(), now_s)
             if isinstance(run.call, LLMCall):
                 self._services.retention.settled(program, run.call)
             else:
@@ -133,8 +133,9 @@ class Execution:
     def _fail(self, program: Program, run: CallRun, error: ErrorValue) -> None:
         if program.outcome is None:
             self._learn(program, run, succeeded=False)
-            run.close(program.now())
-            program.fail(run, error, run.facts())
+            now_s = program.now()
+            run.close(now_s)
+            program.fail(run, error, run.facts(), now_s)
 
     @staticmethod
     def _rerunnable(program: Program, run: CallRun) -> bool:
@@ -207,8 +208,7 @@ class Execution:
                 await written
             services.retention.function_ended(program, call, returned=error_type != "cancelled")
             now_s = program.now()
-            run.span("tool" if run.state is CallState.RUNNING else "queue", run.waiting_since_s, now_s)
-            run.waiting_since_s = now_s
+            run.account("tool" if run.state is CallState.RUNNING else "queue", now_s)
             facts = NO_FACTS
             if program.trace.recording:
                 facts = Facts(consumers=program.graph.successors(call.id)[:CONSUMERS])

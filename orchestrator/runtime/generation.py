@@ -323,20 +323,18 @@ class Generation:
     def _account(self) -> None:
         """Attribute the attempt's seconds: to queue, prefill and decode, as far as the engine told."""
         program, run, usage = self._program, self._run, self._usage
-        start_s, end_s = run.waiting_since_s, program.now()
+        end_s = program.now()
         if usage is None:
-            run.span("decode" if self._pieces else "queue", start_s, end_s)
-        else:
-            run.usage = usage
-            prefill_s = min(end_s, start_s + usage.queue_s)
-            decode_s = min(end_s, prefill_s + usage.prefill_s)
-            run.span("queue", start_s, prefill_s)
-            # What had to be read again comes first in a prompt: it was read before what is new.
-            again_s = prefill_s + (decode_s - prefill_s) * _share(usage)
-            run.span("recompute", prefill_s, again_s)
-            run.span("prefill", again_s, decode_s)
-            run.span("decode", decode_s, end_s)
-        run.waiting_since_s = end_s
+            run.account("decode" if self._pieces else "queue", end_s)
+            return
+        run.usage = usage
+        prefill_s = min(end_s, run.told_s + usage.queue_s)
+        decode_s = min(end_s, prefill_s + usage.prefill_s)
+        run.account("queue", prefill_s)
+        # What had to be read again comes first in a prompt: it was read before what is new.
+        run.account("recompute", prefill_s + (decode_s - prefill_s) * _share(usage))
+        run.account("prefill", decode_s)
+        run.account("decode", end_s)
 
 
 def _share(usage: Usage) -> float:

@@ -127,6 +127,7 @@ class Program:
         self.outcome: ProgramStatus | None = None
         self.error: ErrorValue | None = None
         self.ended_s = 0.0
+        self.sealed_s = 0.0  # when the client said that no more calls will come
         self._last_end_s = 0.0  # when the newest end of a call was
         self.restarts = 0
         self.end_commit: Commit | None = None
@@ -141,12 +142,11 @@ class Program:
         Raises dag's InvalidGraph, with the program as it was.
         """
         ready = self.graph.extend(growth.inputs, growth.calls, growth.outputs, tools)
-        now = self.now()
         for name, given in growth.inputs.items():
             self.variables[name] = Variable(given.type, settled=True)
             self.values[name] = given.value
         for call in growth.calls:
-            self.calls[call.id] = CallRun(call, now, planner=self._planner(call.id))
+            self.calls[call.id] = CallRun(call, planner=self._planner(call.id))
             self.variables[call.variable] = Variable(call.type)
         self.unfinished += len(growth.calls)
         for name, effect, key in effect_order(growth.calls, tools, self.graph):
@@ -168,7 +168,13 @@ class Program:
                 self._skip(self.calls[call.id], cause, now)
                 settled.append(call.variable)
         for name in ready:
-            self._ready(self.calls[name], now)
+            run = self.calls[name]
+            if kind is EventKind.PROGRAM_ACCEPTED:
+                run.account("queue", now)
+            elif run.planner is None:  # it waited for its client alone, who may have waited for other calls until then
+                run.told_s = self._last_end_s
+                run.account("client", now)
+            self._ready(run, now)
         commit.then(_Publication(self, settled))
 
     def _planner(self, call: str) -> str | None:
@@ -181,11 +187,12 @@ class Program:
             name, dot, _ = name.rpartition("-")
         return None
 
-    def seal(self, result: JsonValue) -> None:
+    def seal(self, result: JsonValue, at_s: float) -> None:
         """No more calls will come: the program ends with those it has."""
         self.open = False
         self.result = result
-        self.log.add(self.now(), EventKind.PROGRAM_SEALED)
+        self.sealed_s = at_s
+        self.log.add(at_s, EventKind.PROGRAM_SEALED)
 
     def resume(self) -> None:
         """A new server goes on with the program: leave room for the numbers that readers saw and the journal lacks."""
@@ -194,7 +201,7 @@ class Program:
         commit = self.host.record(Resumed(self.id, self.log.hold(), self.now()))
         commit.then(self.log.release)
 
-    def settle(self) -> None:
+    def settle(self, at_s: float) -> None:
         """End the program if nothing is left to do; tell the host if only its client can go on."""
         if self.unfinished or self.outcome is not None or self.holds_end:
             return
@@ -202,16 +209,13 @@ class Program:
             self.host.idle(self)
             return
         error = self.output_error()
-        self.end(ProgramStatus.FAILED if error is not None else ProgramStatus.SUCCEEDED, error)
+        self.end(ProgramStatus.FAILED if error is not None else ProgramStatus.SUCCEEDED, error, at_s)
 
     # -- the life of a call ---------------------------------------------------------------------
 
     def _ready(self, run: CallRun, now: float) -> None:
         run.state = CallState.READY
-        run.waiting_since_s = now
-        # It waited for its client alone, who may have waited for other calls until then.
-        if run.declared_s >= now and run.planner is None:
-            run.span("client", self._last_end_s, run.declared_s)
+        run.told_s = now
         self.log.add(now, EventKind.CALL_READY, run.call.id)
         if self.effects.may_start(run.call.id):
             self.host.launch(self, run)
@@ -219,27 +223,23 @@ class Program:
     def start(self, run: CallRun) -> None:
         """An engine, a worker or the cache has the call now."""
         now = self.now()
-        run.span("queue", run.waiting_since_s, now)
+        run.account("queue", now)
         run.state = CallState.RUNNING
-        run.waiting_since_s = now
         self.log.add(now, EventKind.CALL_STARTED, run.call.id, attempt=self.attempt(run), cache=_hit(run))
 
     def retry(self, run: CallRun, error: ErrorValue) -> None:
         """The run failed and another will follow."""
-        now = self.now()
         run.state = CallState.READY
-        run.waiting_since_s = now
-        self.log.add(now, EventKind.CALL_RETRYING, run.call.id, attempt=self.attempt(run), error=error)
+        self.log.add(self.now(), EventKind.CALL_RETRYING, run.call.id, attempt=self.attempt(run), error=error)
 
     def tokens(self, run: CallRun, text: str) -> None:
         """A running generation made a piece of text."""
         self.log.add_tokens(self.now(), run.call.id, run.call.variable, self.attempt(run), text)
 
-    def write(self, run: CallRun, value: JsonValue, encoded: bytes, facts: RunFacts) -> None:
+    def write(self, run: CallRun, value: JsonValue, encoded: bytes, facts: RunFacts, now: float) -> None:
         """The call ended: its variable has its value for ever, and whoever waited for it alone becomes ready."""
         if run.state.final:
             return
-        now = self.now()
         call = run.call
         run.state = CallState.ENDED
         self._last_end_s = now
@@ -256,13 +256,12 @@ class Program:
             self._ready(self.calls[name], now)
         self._pass_turn(call.id)
         commit.then(_Publication(self, (call.variable,)))
-        self.settle()
+        self.settle(now)
 
-    def fail(self, run: CallRun, error: ErrorValue, facts: RunFacts) -> None:
+    def fail(self, run: CallRun, error: ErrorValue, facts: RunFacts, now: float) -> None:
         """The call will never have a value: nor will its descendants. Its siblings go on."""
         if run.state.final:
             return
-        now = self.now()
         call = run.call
         run.state = CallState.FAILED
         self._last_end_s = now
@@ -279,7 +278,7 @@ class Program:
             failed.append(skipped.call.variable)
         self._pass_turn(call.id)
         commit.then(_Publication(self, failed))
-        self.settle()
+        self.settle(now)
 
     def _skip(self, run: CallRun, cause: str, now: float) -> None:
         """A call that can never run, since `cause` failed."""
@@ -342,9 +341,9 @@ class Program:
         self._finish(Ended(self.id, ProgramStatus.CANCELLED, seq, now, error, tuple(cut)), cancelled)
         return tasks
 
-    def end(self, status: ProgramStatus, error: ErrorValue | None) -> None:
+    def end(self, status: ProgramStatus, error: ErrorValue | None, at_s: float) -> None:
         """The program has ended with all its calls."""
-        self._finish(Ended(self.id, status, self.log.hold(), self.now(), error), ())
+        self._finish(Ended(self.id, status, self.log.hold(), at_s, error), ())
 
     def _finish(self, record: Ended, variables: Iterable[str]) -> None:
         self.outcome = record.status

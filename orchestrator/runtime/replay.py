@@ -97,19 +97,19 @@ def _replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) 
                 program.log.hold()
                 program.begin(EventKind.PROGRAM_EXTENDED, extension, ready, durable)
                 if extension.seal:
-                    program.seal(extension.result)
+                    program.seal(extension.result, record.at_s)
             case Written():
                 run = program.calls[record.call]
                 run.restore(record.facts)
-                program.write(run, record.parse(), record.value, record.facts)
+                program.write(run, record.parse(), record.value, record.facts, record.at_s)
             case Failed():
                 run = program.calls[record.call]
                 run.restore(record.facts)
-                program.fail(run, record.error, record.facts)
+                program.fail(run, record.error, record.facts, record.at_s)
             case Ended(status=ProgramStatus.CANCELLED):
                 program.cancel(record.error or _CANCELLED, dict(record.cut))
             case Ended():
-                program.end(record.status, record.error)
+                program.end(record.status, record.error, record.at_s)
     program.holds_end = False
     program.graph.limits = limits
     return program

@@ -203,7 +203,7 @@ class Runtime:
         log.info("program %s goes on: %d calls left", program.id, program.unfinished)
         program.resume()
         self._execution.take_up(program)
-        program.settle()
+        program.settle(program.now())
 
     @property
     def fault(self) -> RuntimeFault | None:
@@ -259,13 +259,13 @@ class Runtime:
         body = body or extension.model_dump_json().encode()
         ready = self._declare(found, extension, body, prefix="")
         found.stop_idle_timer()
-        seq = found.log.hold()
-        commit = self.record(Extended(found.id, body, seq, found.now()))
+        seq, now_s = found.log.hold(), found.now()
+        commit = self.record(Extended(found.id, body, seq, now_s))
         found.begin(EventKind.PROGRAM_EXTENDED, extension, ready, commit)
         if extension.seal:
-            found.seal(extension.result)
+            found.seal(extension.result, now_s)
         self._services.retention.evidence(found)
-        found.settle()
+        found.settle(now_s)
         await commit.committed()
         return views.summary(found)
 
@@ -465,7 +465,7 @@ class Runtime:
         commit = self.record(accepted)
         self._adopt(program)
         program.begin(EventKind.PROGRAM_ACCEPTED, submission.graph, ready, commit)
-        program.settle()
+        program.settle(program.now())
         await commit.committed()
         return views.summary(program)
 

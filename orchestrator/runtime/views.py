@@ -64,7 +64,8 @@ def timeline(program: Program, statistics: StageStatistics) -> Timeline:
     Of an ended program that chain is the measured one; of a running one it is what must be expected.
     """
     total_s = program.seconds()
-    steps = attribution.path(_measured(program), total_s)
+    idle = program.open and not program.unfinished
+    steps = attribution.path(_measured(program), total_s, total_s if idle else program.sealed_s)
     ended = program.outcome is not None
     return Timeline.model_construct(
         program=program.id,
@@ -83,7 +84,7 @@ def _measured(program: Program) -> dict[str, attribution.Measured]:
     """What is known of each call's seconds; of what has not ended, up to now."""
     now_s = program.seconds()
     return {
-        name: attribution.Measured(program.graph.predecessors(name), run.spans_until(now_s))
+        name: attribution.Measured(_after(program, run), run.spans_until(now_s))
         for name, run in program.calls.items()
     }
 
@@ -135,13 +136,19 @@ def _call_view(run: CallRun) -> CallView:
     )
 
 
+def _after(program: Program, run: CallRun) -> tuple[str, ...]:
+    """The calls without which this one could not begin: those it reads from, and the one whose text made it."""
+    before = program.graph.predecessors(run.call.id)
+    return before if run.planner is None or run.planner in before else (run.planner, *before)
+
+
 def _timeline_call(program: Program, run: CallRun) -> TimelineCall:
     facts = run.facts()
     return TimelineCall.model_construct(
         id=run.call.id,
         kind=_kind(run),
         stage=run.call.stage,
-        after=program.graph.predecessors(run.call.id),
+        after=_after(program, run),
         state=run.state.value,
         spans=facts.timeline(),
         prompt_tokens=facts.prompt_tokens,

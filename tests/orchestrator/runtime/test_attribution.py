@@ -78,3 +78,14 @@ def test_the_path_covers_every_moment_once(seed: int) -> None:
     assert steps[0].start_s == 0.0 and steps[-1].end_s == end_s
     assert all(one.end_s == two.start_s for one, two in itertools.pairwise(steps))
     assert sum(causes(steps).values()) <= end_s + 1e-9
+
+
+def test_the_time_until_its_client_seals_a_program_is_the_clients() -> None:
+    calls = {"a": Measured((), (("decode", 0.0, 2.0),))}
+    assert path(calls, 6.0, client_s=5.0) == (
+        PathStep("a", "decode", 0.0, 2.0),
+        PathStep(None, "client", 2.0, 5.0),
+        PathStep(None, None, 5.0, 6.0),
+    )
+    assert path(calls, 2.0, client_s=1.0) == (PathStep("a", "decode", 0.0, 2.0),)
+    assert path({}, 3.0, client_s=3.0) == (PathStep(None, "client", 0.0, 3.0),)

@@ -79,9 +79,9 @@ async def test_an_engines_account_never_exceeds_what_passed(server: Server) -> N
     """An engine with a clock of its own may tell more seconds than there were."""
     from orchestrator.runtime.calls import CallRun
 
-    run = CallRun(llm("a"), 0.0)
-    run.span("queue", 5.0, 4.0)
-    assert run.spans == []
+    run = CallRun(llm("a"), told_s=5.0)
+    run.account("queue", 4.0)
+    assert run.spans == [] and run.told_s == 5.0
     server.engine.script = lambda request: Say("x", seconds=1.0)
     view = await server.run(program(llm("a")))
     usage = server.program(view.id).calls["a"].usage
