@@ -30,7 +30,8 @@ def reads(call: Call) -> Iterator[Read]:
                     yield Read(part.variable, part.path, ("messages", number, "parts", index))
     else:
         for name, expr in call.arguments.items():
-            yield from _expression_reads(expr, ("arguments", name))
+            if not isinstance(expr, Constant):
+                yield from _expression_reads(expr, ("arguments", name))
 
 
 def _expression_reads(expr: Expr, where: Steps) -> Iterator[Read]:

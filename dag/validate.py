@@ -17,7 +17,7 @@ from dag.reads import Read, Steps, constants, expression_depth, reads
 from dag.schema import TEXT_SCHEMA, Memo, Node, SchemaError, known_keys, of_type, schema_text, validator
 from dag.tool_arguments import ToolCheck
 from dag.values import json_faults, value_faults
-from tenuto.wire import Call, FunctionCall, InputVariable, JsonType, LLMCall, TextPart, TextType, ToolSpec, ValueType
+from tenuto.wire import Call, Constant, FunctionCall, InputVariable, JsonType, LLMCall, TextPart, TextType, ToolSpec, ValueType
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,9 @@ class _Validation:
         closest = self.suggester.closest(name, known)
         return f"did you mean {closest!r}?" if closest else otherwise
 
-    def bounded(self, code: str, where: Steps, what: str, count: int, most: int, fix: str) -> bool:
-        """True if `count` is within its limit; else tells the fault."""
-        if count > most:
-            self.fault(code, where, f"{what}: {count}, where at most {most} are allowed", fix)
-        return count <= most
+    def exceeded(self, code: str, where: Steps, what: str, count: int, most: int, fix: str) -> None:
+        """Tell that `count` is beyond its limit."""
+        self.fault(code, where, f"{what}: {count}, where at most {most} are allowed", fix)
 
     # -- sizes and names --------------------------------------------------------------------------
 
@@ -119,11 +117,13 @@ class _Validation:
         limits = self.limits
         calls = len(self.existing.calls) + len(self.calls)
         inputs = len(self.existing.variables) - len(self.existing.producers) + len(self.inputs)
-        split = "split the work into several programs"
-        gather = "put the values into fewer, structured inputs"
-        return self.bounded("too_many_calls", ("calls",), "calls of the program", calls, limits.max_calls, split) & (
-            self.bounded("too_many_inputs", ("inputs",), "inputs of the program", inputs, limits.max_inputs, gather)
-        )
+        if calls > limits.max_calls:
+            fix = "split the work into several programs"
+            self.exceeded("too_many_calls", ("calls",), "calls of the program", calls, limits.max_calls, fix)
+        if inputs > limits.max_inputs:
+            fix = "put the values into fewer, structured inputs"
+            self.exceeded("too_many_inputs", ("inputs",), "inputs of the program", inputs, limits.max_inputs, fix)
+        return not self.faults
 
     def _names(self) -> None:
         for name in self.inputs:
@@ -176,9 +176,9 @@ class _Validation:
             return True
         try:
             text = schema_text(type.json_schema)
-            most = self.limits.max_schema_chars
-            what, fix = "characters of the JSON Schema", "use a smaller schema"
-            if not self.bounded("schema_too_large", where, what, len(text), most, fix):
+            if len(text) > (most := self.limits.max_schema_chars):
+                what, fix = "characters of the JSON Schema", "use a smaller schema"
+                self.exceeded("schema_too_large", where, what, len(text), most, fix)
                 return False
             if text not in self.schemas:
                 self.schemas[text] = _compiled(type)
@@ -222,8 +222,9 @@ class _Validation:
                 predecessors[name] = None
             else:
                 self._unknown_call((*base, "after", index), name)
-        what, most = f"references of call {call.id!r}", self.limits.max_edges_per_call
-        self.bounded("too_many_edges", base, what, edges, most, "gather the values in calls between")
+        if edges > (most := self.limits.max_edges_per_call):
+            what, fix = f"references of call {call.id!r}", "gather the values in calls between"
+            self.exceeded("too_many_edges", base, what, edges, most, fix)
         if isinstance(call, FunctionCall) and call.tool in self.tools:
             self._tool_call(base, call)
         self._join(variables, predecessors)
@@ -246,15 +247,19 @@ class _Validation:
         limits = self.limits
         if isinstance(call, LLMCall):
             texts = (part.text for message in call.messages for part in message.parts if isinstance(part, TextPart))
-            chars, what = sum(map(len, texts)), f"characters in the prompt of call {call.id!r}"
-            where: Steps = (*base, "messages")
-            return self.bounded("prompt_too_large", where, what, chars, limits.max_prompt_chars, "shorten the prompt")
+            if (chars := sum(map(len, texts))) <= limits.max_prompt_chars:
+                return True
+            what, most = f"characters in the prompt of call {call.id!r}", limits.max_prompt_chars
+            self.exceeded("prompt_too_large", (*base, "messages"), what, chars, most, "shorten the prompt")
+            return False
         fits = True
         for name, expr in call.arguments.items():
-            what, most = f"nested lists and objects in argument {name!r}", limits.max_expression_depth
+            if isinstance(expr, Constant) and not json_faults(expr.value):
+                continue  # most arguments are plain values
             where = (*base, "arguments", name)
-            depth = expression_depth(expr)
-            if not self.bounded("expression_too_deep", where, what, depth, most, "pass a flatter value"):
+            if (depth := expression_depth(expr)) > (most := limits.max_expression_depth):
+                what = f"nested lists and objects in argument {name!r}"
+                self.exceeded("expression_too_deep", where, what, depth, most, "pass a flatter value")
                 fits = False
                 continue
             for constant, inside in constants(expr, where):

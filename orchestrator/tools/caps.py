@@ -13,6 +13,9 @@ from heapq import heappop, heappush
 
 Key = tuple[float, ...]
 
+_IDLE = 1024
+"""Names that nobody is under are forgotten once there are more than so many: most of them come back at once."""
+
 
 @dataclass(slots=True, order=True)
 class _Waiter:
@@ -28,7 +31,7 @@ class _Cap:
 
 
 class Caps:
-    """Counters by name; a name without calls costs nothing.
+    """Counters by name; names without calls are forgotten in the end.
 
     Invariant: nobody waits at a cap that has room. Cost of entering and leaving: O(log waiting) each.
     """
@@ -36,6 +39,7 @@ class Caps:
     def __init__(self) -> None:
         self._caps: dict[Hashable, _Cap] = {}
         self._arrivals = 0
+        self._forget_at = _IDLE
 
     def try_enter(self, wanted: Sequence[tuple[Hashable, int]]) -> bool:
         """Take one place under each cap if all have room; else take none."""
@@ -43,12 +47,22 @@ class Caps:
         for taken, (name, most) in enumerate(wanted):
             cap = caps.get(name)
             if cap is None:
-                cap = caps[name] = _Cap()
+                cap = self._new(name)
             elif cap.inside >= most:
                 self.leave(wanted[:taken])
                 return False
             cap.inside += 1
         return True
+
+    def _new(self, name: Hashable) -> _Cap:
+        """A counter for a name; those of names without calls go, when they have become many."""
+        caps = self._caps
+        if len(caps) >= self._forget_at:
+            for idle in [idle for idle, cap in caps.items() if not cap.inside and not cap.waiting]:
+                del caps[idle]
+            self._forget_at = len(caps) + _IDLE
+        cap = caps[name] = _Cap()
+        return cap
 
     async def enter(self, wanted: Sequence[tuple[Hashable, int]], key: Key = ()) -> None:
         """Take one place under each (name, most at once), in the order given; waits by key, then by arrival.
@@ -58,9 +72,7 @@ class Caps:
         held = 0
         try:
             for name, most in wanted:
-                cap = self._caps.get(name)
-                if cap is None:
-                    cap = self._caps[name] = _Cap()
+                cap = self._caps.get(name) or self._new(name)
                 if cap.inside < most:
                     cap.inside += 1
                 else:
@@ -90,8 +102,6 @@ class Caps:
                 self._pass_on(cap)
             else:
                 cap.inside -= 1
-            if not cap.inside and not cap.waiting:
-                del caps[name]
 
     @staticmethod
     def _pass_on(cap: _Cap) -> None:
