@@ -133,10 +133,16 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a rendered prompt; `role` is system, user or assistant."""
+    """One message of a rendered prompt; `role` is system, user, assistant or tool.
+
+    `tool_calls`: the calls that an assistant's message asked for, each as JSON text in OpenAI's shape, with the
+    arguments as an object; `tool_call_id`: the call whose result a tool's message is.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[str, ...] = ()
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class TextCodec:
             raise InvalidRequest("the model directory has no chat template: pass prompt_ids instead of messages")
         try:
             return self._template.render(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
+                messages=[_message(message) for message in messages],
                 add_generation_prompt=True,
                 tools=_tools(tools) or None,
                 bos_token=self._special("bos_token"),
@@ -88,6 +88,16 @@ class TextCodec:
         if isinstance(value, dict):
             value = value.get("content")
         return value if isinstance(value, str) else ""
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    """A message as templates get it. Raises `ValueError` if a tool call is not JSON."""
+    shown: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        shown["tool_calls"] = [json.loads(text) for text in message.tool_calls]
+    if message.tool_call_id:
+        shown["tool_call_id"] = message.tool_call_id
+    return shown
 
 
 def _tools(texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from dag.plan.model import (
     references_of,
 )
 from dag.plan.parser import PlanParser
-from dag.plan.tool_calls import EmittedCall, ToolCallDeltas, ToolCallParser
+from dag.plan.tool_calls import EmittedCall, ToolCallDeltas, ToolCallParser, read_arguments
 
 __all__ = [
     "Argument",
@@ -41,6 +41,7 @@ __all__ = [
     "ToolCallParser",
     "argument_of",
     "effect_key",
+    "read_arguments",
     "references_of",
     "result_type",
 ]

@@ -37,6 +37,10 @@ def cache_request(
     mode = "exact" if exact and control.mode == "semantic" else control.mode
     if call.sampling.temperature > 0 and call.sampling.seed is None and not _asked_for(call):
         mode = "off"  # siblings without a seed are meant to differ
+    if call.sampling.logprobs is not None:
+        mode = "off"  # they are not kept
+    about = [m for m in call.messages if m.tool_calls or m.tool_call_id]
+    asked = [m.model_dump(mode="json", exclude={"role", "parts"}) for m in about]
     return request_for_call(
         call,
         values,
@@ -45,7 +49,7 @@ def cache_request(
         principal=caller.name,
         question=call.question,
         workflow=caller.workflow,
-        tools=(call.model_dump(mode="json", exclude=set(_NEUTRAL)),),
+        tools=(call.model_dump(mode="json", exclude=set(_NEUTRAL)), *asked),
         tags=control.tags,
         mode=mode,
         keep=control.keep,

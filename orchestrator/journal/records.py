@@ -13,6 +13,7 @@ import orjson
 from pydantic import JsonValue
 from pydantic_core import from_json
 
+from engine.protocol import TokenLogprob
 from tenuto.wire import CacheHit, ErrorValue, GraphExtension, ProgramStatus, ProgramSubmission, TimelineSpan
 
 Cause: TypeAlias = Literal["client", "queue", "prefill", "recompute", "decode", "tool", "pause", "cache"]
@@ -49,6 +50,8 @@ class RunFacts:
     spans: tuple[Span, ...] = ()
     cache: Cached | None = None
     behind: tuple[str, ...] = ()
+    finish: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def timeline(self) -> tuple[TimelineSpan, ...]:
         """The spans as the protocol shows them."""
@@ -213,4 +216,11 @@ def _run_facts(stored: dict[str, Any]) -> RunFacts:
     spans = tuple((cause, start_s, end_s) for cause, start_s, end_s in stored.pop("spans"))
     cache = stored.pop("cache", None)  # absent in journals of earlier versions
     behind = tuple(stored.pop("behind", ()))
-    return RunFacts(**stored, spans=spans, cache=None if cache is None else Cached(**cache), behind=behind)
+    logprobs = tuple(_logprob(token) for token in stored.pop("logprobs", ()))
+    return RunFacts(
+        **stored, spans=spans, cache=None if cache is None else Cached(**cache), behind=behind, logprobs=logprobs
+    )
+
+
+def _logprob(stored: dict[str, Any]) -> TokenLogprob:
+    return TokenLogprob(**{**stored, "top": tuple(_logprob(token) for token in stored["top"])})

@@ -28,7 +28,11 @@ class Print(NamedTuple):
 
 def fingerprint(messages: Iterable[ChatMessage]) -> tuple[Print, ...]:
     """The prints of a prompt's messages. A string's hash is computed once in its life."""
-    return tuple([Print(message.role, len(message.content), hash(message.content)) for message in messages])
+    return tuple([Print(message.role, len(message.content), _digest(message)) for message in messages])
+
+
+def _digest(message: ChatMessage) -> int:
+    return hash((message.content, message.tool_calls)) if message.tool_calls else hash(message.content)
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +88,7 @@ class Chain:
         for print_, message in zip(self.prompt, messages, strict=False):
             if print_.role != message.role:
                 return False
-            if print_.length != len(message.content) or print_.digest != hash(message.content):
+            if print_.length != len(message.content) or print_.digest != _digest(message):
                 break
         else:
             return True

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from engine.protocol import Usage
+from engine.protocol import FinishReason, TokenLogprob, Usage
 from orchestrator.journal import Cached, Cause, RunFacts, Span
 from tenuto.wire import Call, ErrorValue, LLMCall, ValueType
 
@@ -47,6 +47,8 @@ class CallRun:
     told_s: float = 0.0  # up to here a cause is known for its seconds
     error: ErrorValue | None = None
     usage: Usage | None = None
+    finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
     behind: tuple[str, ...] = ()
     cache: Cached | None = None
     spans: list[Span] = field(default_factory=list)
@@ -61,7 +63,10 @@ class CallRun:
         """
         if until_s > self.told_s:
             if self.state not in _FINAL:
-                self.spans.append((cause, self.told_s, until_s))
+                start_s = self.told_s
+                if self.spans and self.spans[-1][0] == cause and self.spans[-1][2] == start_s:
+                    start_s = self.spans.pop()[1]
+                self.spans.append((cause, start_s, until_s))
             self.told_s = until_s
 
     def cut(self, now: float) -> None:
@@ -106,6 +111,8 @@ class CallRun:
             usage.output_tokens,
             tuple(self.spans),
             behind=self.behind,
+            finish=self.finish,
+            logprobs=self.logprobs,
         )
 
     def restore(self, facts: RunFacts) -> None:
@@ -114,6 +121,8 @@ class CallRun:
         self.spans = list(facts.spans)
         self.cache = facts.cache
         self.behind = facts.behind
+        self.finish = None if facts.finish is None else FinishReason(facts.finish)
+        self.logprobs = facts.logprobs
         self.usage = Usage(facts.prompt_tokens, facts.cached_tokens, facts.output_tokens, 0.0, 0.0, 0.0)
 
 

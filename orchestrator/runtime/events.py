@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
+from engine.protocol import TokenLogprob
 from orchestrator.errors import RuntimeFault
+from tenuto import wire
 from tenuto.wire import TERMINAL_EVENTS, CacheHit, ErrorValue, Event, EventKind
 
 RESUME_STRIDE = 2**32
@@ -34,10 +36,18 @@ class Entry(NamedTuple):
     value: JsonValue = None
     error: ErrorValue | None = None
     cache: CacheHit | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def event(self) -> Event:
         """The event as the protocol shows it."""
-        return Event.model_construct(**self._asdict())
+        logprobs = tuple(map(logprob_view, self.logprobs)) or None
+        return Event.model_construct(**{**self._asdict(), "logprobs": logprobs})
+
+
+def logprob_view(token: TokenLogprob) -> wire.TokenLogprob:
+    """An engine's log probability as the protocol shows it."""
+    top = tuple(map(logprob_view, token.top))
+    return wire.TokenLogprob.model_construct(token=token.token, text=token.text, logprob=token.logprob, top=top)
 
 
 def _seq(entry: Entry) -> int:
@@ -86,10 +96,13 @@ class EventLog:
         if self._wake is not None:
             self._notify()
 
-    def add_tokens(self, at_s: float, call: str, variable: str, attempt: int, text: str) -> None:
+    def add_tokens(
+        self, at_s: float, call: str, variable: str, attempt: int, text: str, logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> None:
         """Append a piece of generated text; the oldest pieces give way."""
         self.last += 1
-        self._tokens.append(Entry(self.last, at_s, EventKind.CALL_TOKENS, call, variable, attempt, text))
+        entry = Entry(self.last, at_s, EventKind.CALL_TOKENS, call, variable, attempt, text, logprobs=logprobs)
+        self._tokens.append(entry)
         if self._wake is not None:
             self._notify()
 

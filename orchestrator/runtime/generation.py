@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from contextlib import aclosing
 from hashlib import blake2b
 
 import orjson
 from pydantic import JsonValue
 
+from dag.plan import read_arguments
 from dag.values import PathError, render
 from engine.protocol import (
     ChatMessage,
@@ -24,6 +26,7 @@ from engine.protocol import (
     PriorityKey,
     SamplingParams,
     TokenChunk,
+    TokenLogprob,
     Usage,
 )
 from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
@@ -37,8 +40,8 @@ from orchestrator.runtime.services import Services
 from orchestrator.scheduling import ReadyCall
 from orchestrator.telemetry import CONSUMERS, NO_FACTS, Facts
 from orchestrator.tools import CallFailure, FailureType
-from orchestrator.tools.values import accept_result, accept_text
-from tenuto.wire import JsonType, LLMCall, RegexConstraint
+from orchestrator.tools.values import accept_result, accept_text, encode_json
+from tenuto.wire import AskedCall, JsonType, LLMCall, Message, ModelTool, RegexConstraint
 
 _MOST = 0.75
 """Quantile of output lengths that is counted as a call's need of memory."""
@@ -62,6 +65,8 @@ class Generation:
         self._worked_s = 0.0
         self._pieces: list[str] = []
         self._bytes = 0
+        self._logprobs: list[TokenLogprob] = []
+        self._told = 0  # of them, with the texts that readers have got
         self._first_chunk_s: float | None = None
         self._visit: Visit | None = None
         self._usage: Usage | None = None
@@ -211,7 +216,7 @@ class Generation:
     def _messages(self) -> tuple[ChatMessage, ...]:
         try:
             values = self._program.values
-            messages = tuple(ChatMessage(m.role, render(m.parts, values)) for m in self._call.messages)
+            messages = tuple(_message(m, values) for m in self._call.messages)
             if self._asked.examples:
                 messages = with_examples(messages, self._call, values, self._asked.examples)
         except PathError as error:
@@ -255,6 +260,8 @@ class Generation:
                 frequency_penalty=sampling.frequency_penalty,
                 seed=_seed(program.id, call, run.failures),
                 stop=sampling.stop,
+                logit_bias=tuple(sampling.logit_bias.items()),
+                logprobs=-1 if sampling.logprobs is None else sampling.logprobs,
             ),
             key=key,
             grammar=grammar,
@@ -263,6 +270,8 @@ class Generation:
             traceparent=traceparent,
             continues=self._visit.continues if self._visit is not None else "",
             hold_s=self._visit.hold_s if self._visit is not None else 0.0,
+            adapter=call.adapter or "",
+            tools=_tools(call.tools) if call.tools and call.tool_choice != "none" else (),
         )
 
     async def _stream(self, engine: Engine, request: GenerateRequest) -> None:
@@ -295,6 +304,8 @@ class Generation:
     def _take(self, chunk: TokenChunk) -> None:
         if self._visit is not None:
             self._visit.begun()
+        if chunk.logprobs:
+            self._logprobs += chunk.logprobs
         if chunk.text:
             if self._first_chunk_s is None:
                 self._first_chunk_s = self._program.now()
@@ -306,12 +317,14 @@ class Generation:
                 raise CallFailure(
                     FailureType.OUTPUT_TOO_LARGE, f"the output is larger than {limit} bytes (limits.value_bytes)"
                 )
-            self._program.tokens(self._run, chunk.text)
+            self._program.tokens(self._run, chunk.text, tuple(self._logprobs[self._told :]))
+            self._told = len(self._logprobs)
         if chunk.token_ids:
             self._services.priorities.tokens_made(self._program.id, self._call.id, len(chunk.token_ids))
         if chunk.finish is not None:
             self._finish = chunk.finish
             self._usage = chunk.usage
+            self._run.finish, self._run.logprobs = chunk.finish, tuple(self._logprobs)
 
     def _value(self) -> tuple[JsonValue, bytes]:
         if self._plan is not None:
@@ -343,6 +356,42 @@ def _share(usage: Usage) -> float:
     return min(1.0, usage.recomputed_tokens / computed) if computed > 0 else 0.0
 
 
+def _message(message: Message, values: Mapping[str, JsonValue]) -> ChatMessage:
+    """A message of the prompt as engines get it. Raises PathError."""
+    content = render(message.parts, values)
+    if message.role in ("system", "user"):
+        return ChatMessage(message.role, content)
+    return ChatMessage(
+        message.role, content, tuple(_asked(call) for call in message.tool_calls), message.tool_call_id or ""
+    )
+
+
+def _asked(call: AskedCall) -> str:
+    """A call that the prompt tells of, in OpenAI's shape. Templates want the arguments as an object."""
+    arguments = read_arguments(call.arguments)
+    function = {"name": call.name, "arguments": call.arguments if isinstance(arguments, str) else arguments}
+    return encode_json({"id": call.id, "type": "function", "function": function}).decode()
+
+
+def _tools(tools: tuple[ModelTool, ...]) -> tuple[str, ...]:
+    """The tools as chat templates know them."""
+    return tuple(encode_json({"type": "function", "function": tool.model_dump()}).decode() for tool in tools)
+
+
+def _call_schema(tools: tuple[ModelTool, ...]) -> str:
+    """JSON Schema of one call of one of the tools, as function-calling models write it."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, "arguments": {"type": "object", **tool.parameters}},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    return encode_json(calls[0] if len(calls) == 1 else {"anyOf": calls}).decode()
+
+
 def _failure(error: EngineError) -> CallFailure:
     return CallFailure(
         error.name, str(error) or error.name, retryable=error.retryable, lost=isinstance(error, EngineLost)
@@ -364,15 +413,22 @@ def _seed(program: str, call: LLMCall, failures: int) -> int:
 def _grammar(call: LLMCall, engine: Engine) -> Grammar | None:
     """What the engine shall enforce. JSON output is checked afterwards anyway; other constraints only it can hold."""
     able = engine.capabilities.grammar
+    if call.sampling.logprobs is not None and not engine.capabilities.logprobs:
+        message = f"engine {engine.name!r} does not tell log probabilities"
+        raise CallFailure(FailureType.LOGPROBS_UNSUPPORTED, message)
     if call.plan is not None:
         return None  # its text is a plan; its value is what became of it
     if isinstance(call.type, JsonType):
         return Grammar(GrammarKind.JSON_SCHEMA, orjson.dumps(call.type.json_schema).decode()) if able else None
-    if call.constraint is None:
+    must_call = call.must_call
+    if call.constraint is None and not must_call:
         return None
     if not able:
-        message = f"engine {engine.name!r} cannot hold the output to a {call.constraint.kind}"
+        what = "call of a tool" if call.constraint is None else call.constraint.kind
+        message = f"engine {engine.name!r} cannot hold the output to a {what}"
         raise CallFailure(FailureType.CONSTRAINT_UNSUPPORTED, message)
+    if call.constraint is None:
+        return Grammar(GrammarKind.JSON_SCHEMA, _call_schema(must_call), tool_call=True)
     if isinstance(call.constraint, RegexConstraint):
         return Grammar(GrammarKind.REGEX, call.constraint.pattern)
     return Grammar(GrammarKind.LARK, call.constraint.lark)

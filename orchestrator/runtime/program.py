@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from dag.graph import ProgramGraph
 from dag.limits import GraphLimits
+from engine.protocol import TokenLogprob
 from orchestrator.errors import RuntimeFault
 from orchestrator.journal import Commit, Ended, Failed, Record, Resumed, RunFacts, Written
 from orchestrator.runtime.calls import CallRun, CallState, Variable
@@ -232,9 +233,9 @@ class Program:
         run.state = CallState.READY
         self.log.add(self.now(), EventKind.CALL_RETRYING, run.call.id, attempt=self.attempt(run), error=error)
 
-    def tokens(self, run: CallRun, text: str) -> None:
+    def tokens(self, run: CallRun, text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         """A running generation made a piece of text."""
-        self.log.add_tokens(self.now(), run.call.id, run.call.variable, self.attempt(run), text)
+        self.log.add_tokens(self.now(), run.call.id, run.call.variable, self.attempt(run), text, logprobs)
 
     def write(self, run: CallRun, value: JsonValue, encoded: bytes, facts: RunFacts, now: float) -> None:
         """The call ended: its variable has its value for ever, and whoever waited for it alone becomes ready."""

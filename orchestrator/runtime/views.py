@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from dag.paths import critical_path
+from engine.protocol import FinishReason, Usage
 from orchestrator.runtime import attribution
 from orchestrator.runtime.calls import CallRun, Variable
+from orchestrator.runtime.events import logprob_view
 from orchestrator.runtime.program import Program
 from orchestrator.scheduling import StageStatistics
 from tenuto.wire import (
+    CallUsage,
     CallView,
     LLMCall,
     PathStep,
@@ -21,6 +24,12 @@ from tenuto.wire import (
     VariableStatus,
     VariableView,
 )
+
+_FINISH: dict[FinishReason, Literal["stop", "length", "tool_call"]] = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.TOOL_CALL: "tool_call",
+}
 
 # `model_construct` here and below: the server's own values need no second validation, and views are hot.
 
@@ -133,6 +142,15 @@ def _call_view(run: CallRun) -> CallView:
         output=run.call.variable,
         error=run.error,
         cache=None if run.cache is None else run.cache.view(),
+        finish=_FINISH.get(run.finish) if run.finish is not None else None,
+        usage=None if run.usage is None or _kind(run) != "llm" else _usage(run.usage),
+        logprobs=tuple(map(logprob_view, run.logprobs)),
+    )
+
+
+def _usage(usage: Usage) -> CallUsage:
+    return CallUsage.model_construct(
+        prompt_tokens=usage.prompt_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
     )
 
 

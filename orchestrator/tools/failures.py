@@ -26,6 +26,7 @@ class FailureType(StrEnum):
     OUTPUT_INVALID = "output_invalid"  # the text is not the JSON that was asked for
     OUTPUT_TOO_LARGE = "output_too_large"  # the text exceeds `limits.value_bytes`
     CONSTRAINT_UNSUPPORTED = "constraint_unsupported"  # the engine cannot hold the output to it
+    LOGPROBS_UNSUPPORTED = "logprobs_unsupported"  # the engine does not tell them
     ENGINE_ABORTED = "engine_aborted"  # the engine gave up
     MODEL_ANSWER_INVALID = "model_answer_invalid"  # a hosted model answered with no text
 

@@ -24,15 +24,18 @@ from engine.protocol import (
     ModelInfo,
     PriorityKey,
     TokenChunk,
+    UnknownAdapter,
     Usage,
 )
 from orchestrator.clock import OrchestratorClock
 from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.pool import WorkerPool
 from tenuto.wire import (
+    AskedCall,
     Constraint,
     GrammarConstraint,
     ModelTask,
+    ModelTool,
     RegexConstraint,
     RenderedMessage,
     Sampling,
@@ -79,6 +82,8 @@ class WorkerEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
         """The worker's answer in pieces. Raises EngineLost, HostedModelError."""
+        if request.adapter:
+            raise UnknownAdapter(f"model {self._model!r} is hosted by a worker: it has no adapter {request.adapter!r}")
         asked_s = self._clock.now()
         started_s = asked_s
 
@@ -119,9 +124,8 @@ class WorkerEngine:
             call=request.call,
             model=self._model,
             stage=request.stage or None,
-            messages=tuple(
-                RenderedMessage.model_validate({"role": m.role, "content": m.content}) for m in request.messages
-            ),
+            messages=tuple(_message(message) for message in request.messages),
+            tools=tuple(ModelTool.model_validate(orjson.loads(text)["function"]) for text in request.tools),
             sampling=Sampling.model_construct(
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
@@ -177,7 +181,19 @@ class WorkerEngine:
 
 
 def _message(message: ChatMessage) -> RenderedMessage:
-    return RenderedMessage.model_validate({"role": message.role, "content": message.content})
+    calls = tuple(orjson.loads(text) for text in message.tool_calls)
+    asked = [
+        AskedCall(id=call["id"], name=call["function"]["name"], arguments=orjson.dumps(call["function"]["arguments"]))
+        for call in calls
+    ]
+    return RenderedMessage.model_validate(
+        {
+            "role": message.role,
+            "content": message.content,
+            "tool_calls": asked,
+            "tool_call_id": message.tool_call_id or None,
+        }
+    )
 
 
 def _nothing(lease: str) -> LeaseGrant:

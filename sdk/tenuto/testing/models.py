@@ -258,9 +258,15 @@ class EngineModel:
                 return str(value) if task.json_schema is None else json.dumps(value, ensure_ascii=False)
 
 
+_UNKNOWN_ONCE = frozenset({"logit_bias", "logprobs"})
+"""Options that earlier recordings lack: absent from a prompt's key where they are not used."""
+
+
 def prompt_key(task: ModelTask) -> str:
     """A digest of what an answer depends on, without the seed: where none is asked for the server draws one."""
     fields = {"stage", "messages", "sampling", "constraint", "json_schema"}
     content = task.model_dump(mode="json", include=fields)
+    content["messages"] = [message.model_dump(mode="json", exclude_defaults=True) for message in task.messages]
+    content["sampling"] = {k: v for k, v in content["sampling"].items() if k not in _UNKNOWN_ONCE or v}
     del content["sampling"]["seed"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -19,6 +19,7 @@ from tenuto.wire.cache import (
     ExplainRequest,
 )
 from tenuto.wire.calls import (
+    AskedCall,
     CacheControl,
     Call,
     Constraint,
@@ -27,6 +28,8 @@ from tenuto.wire.calls import (
     GrammarConstraint,
     LLMCall,
     Message,
+    ModelTool,
+    NamedTool,
     Objective,
     PlanOptions,
     RegexConstraint,
@@ -48,6 +51,7 @@ from tenuto.wire.listings import (
 from tenuto.wire.problems import FieldError, Problem
 from tenuto.wire.programs import (
     CacheHit,
+    CallUsage,
     CallView,
     ErrorValue,
     Graph,
@@ -65,6 +69,7 @@ from tenuto.wire.programs import (
     Timeline,
     TimelineCall,
     TimelineSpan,
+    TokenLogprob,
     VariableStatus,
     VariableView,
 )
@@ -98,6 +103,7 @@ from tenuto.wire.workers import (
 
 __all__ = [
     "TERMINAL_EVENTS",
+    "AskedCall",
     "BadHit",
     "BadHitTaken",
     "CacheBump",
@@ -111,6 +117,7 @@ __all__ = [
     "CacheStatsView",
     "CacheTaken",
     "Call",
+    "CallUsage",
     "CallView",
     "CancelTask",
     "CapabilitiesView",
@@ -141,8 +148,10 @@ __all__ = [
     "Message",
     "ModelList",
     "ModelTask",
+    "ModelTool",
     "ModelView",
     "Name",
+    "NamedTool",
     "Objective",
     "Page",
     "PathStep",
@@ -169,6 +178,7 @@ __all__ = [
     "Timeline",
     "TimelineCall",
     "TimelineSpan",
+    "TokenLogprob",
     "ToolList",
     "ToolSpec",
     "ToolView",

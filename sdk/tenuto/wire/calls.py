@@ -71,11 +71,40 @@ class VariablePart(WireModel):
     path: JsonPath = ()
 
 
-class Message(WireModel):
-    """One chat message of a prompt template."""
+ToolName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,200}$")]
 
-    role: Literal["system", "user", "assistant"]
+
+class AskedCall(WireModel):
+    """A function call that an assistant's message of the prompt asked for. `arguments`: the object as JSON text."""
+
+    id: Annotated[str, StringConstraints(max_length=200)] = ""
+    name: ToolName
+    arguments: str = "{}"
+
+
+class Message(WireModel):
+    """One chat message of a prompt template. A `tool` message is the result of the call that `tool_call_id` names."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     parts: tuple[Annotated[TextPart | VariablePart, Field(discriminator="kind")], ...]
+    tool_calls: tuple[AskedCall, ...] = Field(default=(), max_length=1024)
+    tool_call_id: str | None = Field(default=None, max_length=200)
+
+    @model_validator(mode="after")
+    def _calls_belong_to_their_roles(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only a message of the assistant has tool_calls")
+        if self.tool_call_id is not None and self.role != "tool":
+            raise ValueError("only a message of a tool has a tool_call_id")
+        return self
+
+
+class ModelTool(WireModel):
+    """A function that the model may ask for: its chat template tells of it, and whoever reads the answer runs it."""
+
+    name: ToolName
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict, description="JSON Schema of the arguments object")
 
 
 class Sampling(WireModel):
@@ -91,6 +120,12 @@ class Sampling(WireModel):
     frequency_penalty: float = Field(default=0.0, ge=-10, le=10, description="for each time a token is in the output")
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stop: tuple[str, ...] = Field(default=(), max_length=16)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] = Field(
+        default_factory=dict, max_length=1024, description="added to the logits of tokens, by their ids"
+    )
+    logprobs: int | None = Field(
+        default=None, ge=0, le=20, description="tell each token's log probability, and those of so many likelier ones"
+    )
 
 
 class RegexConstraint(WireModel):
@@ -158,6 +193,12 @@ class PlanOptions(WireModel):
     early: bool = Field(default=True, description="False: calls start when the text has ended")
 
 
+class NamedTool(WireModel):
+    """The one tool that a call has to ask for."""
+
+    name: ToolName
+
+
 class LLMCall(_CallBase):
     """One generation. A JSON output type is enforced while decoding; text may carry a `constraint`."""
 
@@ -169,7 +210,11 @@ class LLMCall(_CallBase):
     category: Name | None = Field(default=None, description="kind of question, for the semantic cache's policy")
     question: Name | None = Field(default=None, description="the text variable that another wording may stand for")
     cache: CacheControl = CacheControl()
-
+    adapter: str | None = Field(default=None, max_length=200, description="the LoRA adapter to answer with")
+    tools: tuple[ModelTool, ...] = Field(default=(), max_length=512, description="functions that it may ask for")
+    tool_choice: Literal["auto", "none", "required"] | NamedTool = Field(
+        default="auto", description="required, or a tool's name: the text is one call as JSON, and ends with it"
+    )
     plan: PlanOptions | None = Field(default=None, description="function calls in its text run while it is generated")
 
     @model_validator(mode="after")
@@ -177,6 +222,25 @@ class LLMCall(_CallBase):
         if self.plan is not None and isinstance(self.type, TextType):
             raise ValueError("the value of a call with a plan is a PlanOutcome: give it a JSON type")
         return self
+
+    @model_validator(mode="after")
+    def _chosen_tools_are_there(self) -> Self:
+        choice = self.tool_choice
+        if isinstance(choice, NamedTool) and all(tool.name != choice.name for tool in self.tools):
+            raise ValueError(f"tool_choice: there is no tool {choice.name!r} among the call's tools")
+        if choice == "required" and not self.tools:
+            raise ValueError("tool_choice is 'required', but the call has no tools")
+        if self.must_call and not (isinstance(self.type, TextType) and self.constraint is None and self.plan is None):
+            raise ValueError("a call that must ask for a tool has no other constraint: give it text output")
+        return self
+
+    @property
+    def must_call(self) -> tuple[ModelTool, ...]:
+        """The tools of which it has to ask for one; none: it is free to answer."""
+        choice = self.tool_choice
+        if isinstance(choice, NamedTool):
+            return tuple(tool for tool in self.tools if tool.name == choice.name)
+        return self.tools if choice == "required" else ()
 
     @model_validator(mode="after")
     def _one_constraint(self) -> Self:

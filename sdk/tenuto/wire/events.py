@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import Field, JsonValue
 
 from tenuto.wire.base import WireModel
-from tenuto.wire.programs import CacheHit, ErrorValue
+from tenuto.wire.programs import CacheHit, ErrorValue, TokenLogprob
 
 
 class EventKind(StrEnum):
@@ -52,3 +52,4 @@ class Event(WireModel):
     value: JsonValue = None
     error: ErrorValue | None = None
     cache: CacheHit | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = Field(default=None, description="of the tokens of `text`, if asked for")

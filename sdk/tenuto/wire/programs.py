@@ -6,7 +6,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import Field, JsonValue
 
 from tenuto.wire.base import WireModel
-from tenuto.wire.calls import Call, Objective
+from tenuto.wire.calls import Call, Objective, Seconds
 from tenuto.wire.values import Name, TextType, ValueType
 
 
@@ -42,6 +42,9 @@ class ProgramSubmission(WireModel):
     graph: Graph = Graph()
     objective: Objective = Objective()
     open: bool = False
+    idle_s: Seconds | None = Field(
+        default=None, description="an open program ends well when it was not used for so long; else it is abandoned"
+    )
     toolset: str | None = Field(default=None, max_length=200, description="whose workers run its function calls")
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
 
@@ -94,6 +97,23 @@ class CacheHit(WireModel):
     entry: int | None = None
 
 
+class TokenLogprob(WireModel):
+    """Natural log of the probability that the model gave a token; `top`: the most probable ones in its place."""
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+class CallUsage(WireModel):
+    """Tokens of an LLM call's last run. `cached_tokens`: those of the prompt whose KV was there already."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
 class CallView(WireModel):
     id: str
     kind: Literal["llm", "function"]
@@ -102,6 +122,11 @@ class CallView(WireModel):
     output: str
     error: ErrorValue | None = None
     cache: CacheHit | None = Field(default=None, description="set when the semantic cache answered")
+    finish: Literal["stop", "length", "tool_call"] | None = Field(
+        default=None, description="why the engine ended an LLM call's text"
+    )
+    usage: CallUsage | None = Field(default=None, description="of an LLM call that an engine ran")
+    logprobs: tuple[TokenLogprob, ...] = Field(default=(), description="one a token, if `sampling.logprobs` asks")
 
 
 class ProgramSummary(WireModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, JsonValue
 
 from tenuto.wire.base import WireModel
-from tenuto.wire.calls import Constraint, EffectClass, Retry, Sampling, Seconds
+from tenuto.wire.calls import AskedCall, Constraint, EffectClass, ModelTool, Retry, Sampling, Seconds
 from tenuto.wire.programs import ErrorValue
 from tenuto.wire.values import Name
 
@@ -68,8 +68,10 @@ class WorkerInfo(WireModel):
 
 
 class RenderedMessage(WireModel):
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[AskedCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 class FunctionTask(WireModel):
@@ -100,6 +102,7 @@ class ModelTask(WireModel):
     sampling: Sampling
     constraint: Constraint | None
     json_schema: dict[str, Any] | None
+    tools: tuple[ModelTool, ...] = ()
     attempt: int
     traceparent: str | None = None
 
