@@ -17,7 +17,18 @@ from dag.reads import Read, Steps, constants, expression_depth, reads
 from dag.schema import TEXT_SCHEMA, Memo, Node, SchemaError, known_keys, of_type, schema_text, validator
 from dag.tool_arguments import ToolCheck
 from dag.values import json_faults, value_faults
-from tenuto.wire import Call, Constant, FunctionCall, InputVariable, JsonType, LLMCall, TextPart, TextType, ToolSpec, ValueType
+from tenuto.wire import (
+    Call,
+    Constant,
+    FunctionCall,
+    InputVariable,
+    JsonType,
+    LLMCall,
+    TextPart,
+    TextType,
+    ToolSpec,
+    ValueType,
+)
 
 
 @dataclass(frozen=True, slots=True)

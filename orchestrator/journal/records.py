@@ -39,8 +39,7 @@ class Cached:
         return CacheHit.model_construct(**{name: getattr(self, name) for name in self.__slots__})
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
+class RunFacts(NamedTuple):
     """What is kept of how a call ran."""
 
     attempts: int = 0
@@ -56,6 +55,16 @@ class RunFacts:
     def timeline(self) -> tuple[TimelineSpan, ...]:
         """The spans as the protocol shows them."""
         return tuple(TimelineSpan(cause=cause, start_s=start_s, end_s=end_s) for cause, start_s, end_s in self.spans)
+
+    def stored(self) -> dict[str, Any]:
+        """What is not as `RunFacts()` has it, by name."""
+        kept: dict[str, Any] = {"attempts": self.attempts, "spans": self.spans}
+        if self[1:4] != (0, 0, 0) or self[5:] != _NOTHING_MORE:
+            kept |= self._asdict()
+        return kept
+
+
+_NOTHING_MORE = RunFacts()[5:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +98,7 @@ class Extended:
         return GraphExtension.model_validate_json(self.extension)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """A call ended and its variable was written; `value` is its JSON."""
 
     program: str
@@ -117,8 +125,7 @@ class Failed:
     facts: RunFacts
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """A call with an effect is about to be handed to a worker. Its end is its `Written` or `Failed`."""
 
     program: str
@@ -166,9 +173,9 @@ def encode(record: Record) -> Row:
     """The stored form of a record."""
     match record:
         case Written(program, call, value, seq, at_s, facts):
-            return Row(program, "written", call, orjson.dumps((seq, at_s, facts)), value)
+            return Row(program, "written", call, orjson.dumps((seq, at_s, facts.stored())), value)
         case Failed(program, call, error, seq, at_s, facts):
-            return Row(program, "failed", call, orjson.dumps((seq, at_s, facts, error.model_dump())), b"")
+            return Row(program, "failed", call, orjson.dumps((seq, at_s, facts.stored(), error.model_dump())), b"")
         case Intent(program, call):
             return Row(program, "intent", call, b"[]", b"")
         case Extended(program, extension, seq, at_s):
@@ -177,7 +184,8 @@ def encode(record: Record) -> Row:
             return Row(program, "resumed", None, orjson.dumps((seq, at_s)), b"")
         case Ended(program, status, seq, at_s, error, cut):
             told = error.model_dump() if error is not None else None
-            return Row(program, "ended", None, orjson.dumps((seq, at_s, status, told, cut)), b"")
+            ends = [(call, facts.stored()) for call, facts in cut]
+            return Row(program, "ended", None, orjson.dumps((seq, at_s, status, told, ends)), b"")
         case Accepted():
             kept = {name: getattr(record, name) for name in _ACCEPTED_FACTS}
             return Row(record.program, "accepted", record.key, orjson.dumps(kept), record.submission)

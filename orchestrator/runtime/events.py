@@ -9,6 +9,7 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -42,6 +43,9 @@ class Entry(NamedTuple):
         """The event as the protocol shows it."""
         logprobs = tuple(map(logprob_view, self.logprobs)) or None
         return Event.model_construct(**{**self._asdict(), "logprobs": logprobs})
+
+
+_entry = partial(tuple.__new__, Entry)  # as `Entry(...)`, at a third of its cost: four of them a call
 
 
 def logprob_view(token: TokenLogprob) -> wire.TokenLogprob:
@@ -90,7 +94,7 @@ class EventLog:
     ) -> None:
         """Append an event that is kept."""
         self.last += 1
-        self._kept.append(Entry(self.last, at_s, kind, call, variable, attempt, None, value, error, cache))
+        self._kept.append(_entry((self.last, at_s, kind, call, variable, attempt, None, value, error, cache, ())))
         if kind in TERMINAL_EVENTS:
             self._terminal = self.last
         if self._wake is not None:

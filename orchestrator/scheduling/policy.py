@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dag.graph import ProgramGraph
 from engine.protocol import PriorityKey, Usage
@@ -36,8 +36,7 @@ class ProgramArrival:
     open: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyCall:
+class ReadyCall(NamedTuple):
     """A call whose inputs are all there. `expected_tokens`: of output, learned from the stage; 0 = unknown.
     `prompt_tokens`: of its prompt; 0 = unknown.
 
@@ -51,8 +50,7 @@ class ReadyCall:
     prompt_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class EndedCall:
+class EndedCall(NamedTuple):
     """A call that holds no engine and no worker any more. `seconds` of work on it, without waiting; `usage` of its
     last generation. Calls that a cancelled program takes with it are not told of one by one."""
 

@@ -112,6 +112,11 @@ class Caps:
                 return
         cap.inside -= 1
 
+    @property
+    def held(self) -> tuple[Hashable, ...]:
+        """The names under which calls run or wait."""
+        return tuple(name for name, cap in self._caps.items() if cap.inside or cap.waiting)
+
     def inside(self, name: Hashable) -> int:
         """How many calls hold a place under a cap."""
         cap = self._caps.get(name)

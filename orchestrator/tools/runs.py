@@ -6,9 +6,8 @@ Owns the contract only: workers of clients, server-side Python, process pools, H
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import orjson
 from pydantic import JsonValue
@@ -17,8 +16,7 @@ from orchestrator.tools.values import NotJson, encode_json
 from tenuto.wire import ToolSpec
 
 
-@dataclass(frozen=True, slots=True)
-class ToolRun:
+class ToolRun(NamedTuple):
     """One attempt of a function call. `timeout_s` runs from the tool's start; None: the tool's own.
 
     `deadline_s`: when, on the clock, all attempts and the waits between them must be over. `key` orders the calls that

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any
@@ -20,6 +19,7 @@ from orchestrator.limits import Limits
 from orchestrator.tools.caps import Caps
 from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.foresight import Ended, Foreseen
+from orchestrator.tools.handed import HandedOut
 from orchestrator.tools.partial import PartialRun, PartialRuns
 from orchestrator.tools.pool import OfferedTool, WorkerPool
 from orchestrator.tools.runs import Intend, ToolHost, ToolRun, canonical
@@ -57,6 +57,7 @@ class Toolbox:
         self._overdue: set[asyncio.Task[Any]] = set()
         self._watch: asyncio.TimerHandle | None = None
         self.partial = PartialRuns()
+        self.handed = HandedOut()
         self.reads = ReadResults(clock, limit_bytes=limits.tool_cache_bytes)
         self.ahead = Speculation(clock, most=limits.speculations)
 
@@ -110,6 +111,7 @@ class Toolbox:
         """What was begun or run ahead for the program is of no use any more."""
         self.ahead.program_ended(program)
         self.partial.program_ended(program)
+        self.handed.program_ended(program)
 
     # -- running --------------------------------------------------------------------------------
 
@@ -120,6 +122,9 @@ class Toolbox:
         Raises CallFailure: what the tool reported, or `queue_timeout`, `timeout`, `no_worker`, `worker_lost`.
         Cancelling it cancels the tool.
         """
+        if self.handed.holds(run.program, run.call):
+            started()
+            return await self.handed.result(run, self._limits.function_s)
         spec = self._workers.spec(run.tenant, run.toolset, run.tool)
         host: ToolHost | None = None
         if spec is None and (found := self._by_tool.get(run.tool)) is not None:
@@ -176,7 +181,7 @@ class Toolbox:
 
         async def on(pieces: Any) -> JsonValue:
             try:
-                whole = replace(run, arguments={**run.arguments, name: pieces})
+                whole = run._replace(arguments={**run.arguments, name: pieces})
                 return await self._hosted(whole, spec, host, lambda: None)
             finally:
                 self.caps.leave(wanted)
@@ -220,7 +225,7 @@ class Toolbox:
         place = f"host:{host.name}" if host is not None else f"toolset:{run.toolset}"
         key = ReadKey(run.tenant, place, foreseen.tool, canonical(foreseen.arguments))
         call = f"{run.call}+ahead"
-        ahead = replace(run, call=call, tool=foreseen.tool, arguments=foreseen.arguments, timeout_s=None, key=(inf,))
+        ahead = run._replace(call=call, tool=foreseen.tool, arguments=foreseen.arguments, timeout_s=None, key=(inf,))
         wanted = self._wanted(ahead, spec, host)
         if not self.caps.try_enter(wanted):
             return None
@@ -262,7 +267,7 @@ class Toolbox:
         if left_s is None:
             return run
         own_s = run.timeout_s if run.timeout_s is not None or spec is None else spec.timeout_s
-        return replace(run, timeout_s=max(_least(own_s, left_s) or 0.0, 0.001))
+        return run._replace(timeout_s=max(_least(own_s, left_s) or 0.0, 0.001))
 
     def _wanted(self, run: ToolRun, spec: ToolSpec | None, host: ToolHost | None) -> list[tuple[Hashable, int]]:
         """The caps of a call, from the narrowest to the widest."""

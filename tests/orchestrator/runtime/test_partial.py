@@ -56,7 +56,7 @@ async def test_a_tool_works_on_what_is_written_and_its_call_ends_sooner() -> Non
     end = next(event for event in events if event.kind is EventKind.CALL_ENDED and event.call == "plan-1")
     assert end.at_s == 6.0  # two seconds after it was complete; waiting for all of it would have taken four more
     assert (server.tools.partial.begun, server.tools.partial.used) == (1, 1)
-    assert server.tools.caps._caps == {}
+    assert server.tools.caps.held == ()
     await server.close()
 
 
@@ -72,7 +72,7 @@ async def test_what_was_begun_for_a_call_that_does_not_come_is_cancelled(rest: s
     server, id = await planned((0.0, '1. execute("py", "a'), (1.0, rest))
     await server.follow(id)
     assert ended == ["cancelled"] and "plan-1" not in server.program(id).values
-    assert server.tools.caps._caps == {} and server.tools.partial.used == 0
+    assert server.tools.caps.held == () and server.tools.partial.used == 0
     await server.close()
 
 
@@ -82,7 +82,7 @@ async def test_a_cancelled_program_cancels_what_was_begun_for_it() -> None:
         await asyncio.sleep(0.1)
     await server.runtime.cancel(id, tenant="default")
     await asyncio.sleep(0)
-    assert ended == ["cancelled"] and server.tools.caps._caps == {}
+    assert ended == ["cancelled"] and server.tools.caps.held == ()
     await server.close()
 
 
