@@ -137,6 +137,15 @@ class Execution:
             run.close(now_s)
             program.fail(run, error, run.facts(), now_s)
 
+    def give_up(self, program: Program, run: CallRun, error: ErrorValue) -> None:
+        """End a call that nobody waits for any more, as failed."""
+        if run.state.final:
+            return
+        if run.task is not None:
+            run.task.cancel()
+        run.cut(program.now())
+        self._fail(program, run, error)
+
     @staticmethod
     def _rerunnable(program: Program, run: CallRun) -> bool:
         """True if the call may run again although it is unknown how far its last run came."""

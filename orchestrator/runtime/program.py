@@ -106,6 +106,7 @@ class Program:
         self.workflow = submission.workflow
         self.objective = submission.objective
         self.toolset = submission.toolset
+        self.idle_s = submission.idle_s
         self.metadata = submission.metadata
         self.accepted_at = accepted_at
         self.began_s = began_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from random import Random
 
@@ -256,7 +256,11 @@ class Runtime:
         if not found.open:
             state = "is sealed" if found.outcome is None else f"has {found.outcome.value}"
             raise ProgramEnded(f"program {program!r} {state}: it takes no more calls")
-        body = body or extension.model_dump_json().encode()
+        commit = self._extend(found, extension, body or extension.model_dump_json().encode())
+        await commit.committed()
+        return views.summary(found)
+
+    def _extend(self, found: Program, extension: GraphExtension, body: bytes) -> Commit:
         ready = self._declare(found, extension, body, prefix="")
         found.stop_idle_timer()
         seq, now_s = found.log.hold(), found.now()
@@ -266,8 +270,7 @@ class Runtime:
             found.seal(extension.result, now_s)
         self._services.retention.evidence(found)
         found.settle(now_s)
-        await commit.committed()
-        return views.summary(found)
+        return commit
 
     async def recall(self, program: str, *, tenant: str) -> None:
         """Bring an ended program back into memory from the journal, if it is not there. Raises NotFound."""
@@ -369,6 +372,14 @@ class Runtime:
             await found.end_commit.committed()
         return views.summary(found)
 
+    def give_up(self, program: str, calls: Iterable[str], *, tenant: str) -> None:
+        """End calls of a program that nobody waits for any more, as failed; the program goes on. Raises NotFound."""
+        found = self._known(program, tenant)
+        for id in calls:
+            message = "the client left before it had the answer"
+            error = ErrorValue(type=FailureType.CANCELLED, message=message, call=id, attempts=found.calls[id].runs)
+            self._execution.give_up(found, found.calls[id], error)
+
     # -- what a program asks: `Host` ------------------------------------------------------------
 
     def at_s(self, program: Program) -> float:
@@ -406,11 +417,17 @@ class Runtime:
         self._services.retention.evidence(program, idle=True)
         if program.idle_timer is None:
             loop = asyncio.get_running_loop()
-            program.idle_timer = loop.call_later(self._limits.open_idle_s, self._abandon_open, program)
+            idle_s = min(self._limits.open_idle_s, program.idle_s or self._limits.open_idle_s)
+            program.idle_timer = loop.call_later(idle_s, self._idled, program)
 
-    def _abandon_open(self, program: Program) -> None:
+    def _idled(self, program: Program) -> None:
         program.idle_timer = None
-        if program.open and not program.unfinished and self._fault is None:
+        if not program.open or program.unfinished or self._fault is not None:
+            return
+        if program.idle_s is not None:
+            seal = GraphExtension(seal=True)
+            self._extend(program, seal, seal.model_dump_json().encode())
+        else:
             message = f"the program was left open and unused for {self._limits.open_idle_s:g} s (limits.open_idle_s)"
             program.cancel(ErrorValue(type=FailureType.ABANDONED, message=message))
 

@@ -20,6 +20,7 @@ from orchestrator.tools.caps import Caps
 from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.foresight import Ended, Foreseen
 from orchestrator.tools.handed import HandedOut
+from orchestrator.tools.handed import HandedOut
 from orchestrator.tools.partial import PartialRun, PartialRuns
 from orchestrator.tools.pool import OfferedTool, WorkerPool
 from orchestrator.tools.runs import Intend, ToolHost, ToolRun, canonical
@@ -57,6 +58,7 @@ class Toolbox:
         self._overdue: set[asyncio.Task[Any]] = set()
         self._watch: asyncio.TimerHandle | None = None
         self.partial = PartialRuns()
+        self.handed = HandedOut()
         self.handed = HandedOut()
         self.reads = ReadResults(clock, limit_bytes=limits.tool_cache_bytes)
         self.ahead = Speculation(clock, most=limits.speculations)
@@ -112,6 +114,7 @@ class Toolbox:
         self.ahead.program_ended(program)
         self.partial.program_ended(program)
         self.handed.program_ended(program)
+        self.handed.program_ended(program)
 
     # -- running --------------------------------------------------------------------------------
 
@@ -122,6 +125,9 @@ class Toolbox:
         Raises CallFailure: what the tool reported, or `queue_timeout`, `timeout`, `no_worker`, `worker_lost`.
         Cancelling it cancels the tool.
         """
+        if self.handed.holds(run.program, run.call):
+            started()
+            return await self.handed.result(run, self._limits.function_s)
         if self.handed.holds(run.program, run.call):
             started()
             return await self.handed.result(run, self._limits.function_s)
