@@ -18,6 +18,7 @@ class Limits:
     submission_bytes: int = 32 * 2**20
     prompt_bytes: int = 4 * 2**20  # one rendered prompt
     value_bytes: int = 8 * 2**20  # one variable's value, as JSON
+    inline_bytes: int = 256 * 2**10  # a value beyond it is shown by reference, and sent to who asks for it
     calls_per_program: int = 100_000
     page: int = 100
 
@@ -42,6 +43,7 @@ class Limits:
     function_s: float = 7_200.0  # one attempt of a tool that declares no timeout
     worker_attach_s: float = 15.0  # a registered worker that does not open its task stream
     open_idle_s: float = 86_400.0  # an open program that nobody extends and in which nothing runs
+    session_idle_s: float = 900.0  # a program of a stock OpenAI client, between two of its requests
     heartbeat_s: float = 15.0
     cancel_wait_s: float = 5.0  # engines and workers that are told to stop
     retry_after_s: float = 1.0

@@ -106,6 +106,11 @@ class ToolCallParser:
         self._at += len(text)
         return self._taken()
 
+    @property
+    def open_at(self) -> int | None:
+        """Where the object begins that is not closed yet, as an offset into the text; None: none is open."""
+        return None if self._open is None else self._start
+
     def close(self) -> list[ToolCallEvent]:
         """The text is complete: a call that is still open is told of."""
         self._end = self._at

@@ -41,7 +41,7 @@ from orchestrator.scheduling import ReadyCall
 from orchestrator.telemetry import CONSUMERS, NO_FACTS, Facts
 from orchestrator.tools import CallFailure, FailureType
 from orchestrator.tools.values import accept_result, accept_text, encode_json
-from tenuto.wire import AskedCall, JsonType, LLMCall, Message, ModelTool, RegexConstraint
+from tenuto.wire import AskedCall, JsonConstraint, JsonType, LLMCall, Message, ModelTool, RegexConstraint
 
 _MOST = 0.75
 """Quantile of output lengths that is counted as a call's need of memory."""
@@ -429,6 +429,8 @@ def _grammar(call: LLMCall, engine: Engine) -> Grammar | None:
         raise CallFailure(FailureType.CONSTRAINT_UNSUPPORTED, message)
     if call.constraint is None:
         return Grammar(GrammarKind.JSON_SCHEMA, _call_schema(must_call), tool_call=True)
+    if isinstance(call.constraint, JsonConstraint):
+        return Grammar(GrammarKind.JSON_SCHEMA, encode_json(call.constraint.json_schema).decode())
     if isinstance(call.constraint, RegexConstraint):
         return Grammar(GrammarKind.REGEX, call.constraint.pattern)
     return Grammar(GrammarKind.LARK, call.constraint.lark)

@@ -57,6 +57,7 @@ from orchestrator.telemetry import (
 from orchestrator.tools import FailureType, Toolbox, WorkerPool
 from tenuto.wire import (
     CacheHit,
+    CallView,
     ErrorValue,
     Event,
     EventKind,
@@ -357,6 +358,17 @@ class Runtime:
         """As `events`, in the form in which they are kept: for readers in this process."""
         return self._known(program, tenant).log.follow(after_seq)
 
+    def last_event(self, program: str, *, tenant: str) -> int:
+        """Number of the last event that readers of a program in memory may see. Raises NotFound."""
+        return self._known(program, tenant).log.visible
+
+    def call(self, program: str, call: str, *, tenant: str) -> CallView:
+        """One call of a program in memory. Raises NotFound."""
+        run = self._known(program, tenant).calls.get(call)
+        if run is None:
+            raise NotFound(f"program {program!r} has no call {call!r}")
+        return views.call_view(run)
+
     async def cancel(self, program: str, *, tenant: str) -> ProgramSummary:
         """End a program now; returns when engines and workers were told and the end is durable.
 
@@ -522,6 +534,7 @@ class Runtime:
             began_s=self._clock.now(),
             limits=self._limits.graph(),
             token_events=self._limits.token_events,
+            inline_bytes=self._limits.inline_bytes,
             trace=trace,
             host=host,
             key=accepted.key,

@@ -47,23 +47,29 @@ def view(program: Program) -> ProgramView:
         objective=program.objective,
         open=program.open,
         metadata=program.metadata,
-        call_views=tuple(_call_view(run) for run in program.calls.values()),
-        outputs={name: variable_view(program, name) for name in program.graph.outputs},
+        call_views=tuple(call_view(run) for run in program.calls.values()),
+        outputs={name: variable_view(program, name, whole=False) for name in program.graph.outputs},
         result=program.result if ended else None,
         error=program.error if ended else None,
     )
 
 
-def variable_view(program: Program, name: str) -> VariableView:
-    """A variable as the world may see it: empty until its value or error is durable. Raises KeyError."""
+def variable_view(program: Program, name: str, *, whole: bool = True) -> VariableView:
+    """A variable as the world may see it: empty until its value or error is durable. Raises KeyError.
+
+    `whole`: with its value, however large it is.
+    """
     variable = program.variables[name]
     status = _variable_status(variable)
+    written = status is VariableStatus.WRITTEN
+    large = variable.large if written and not whole else None
     return VariableView.model_construct(
         name=name,
         type=variable.type,
         status=status,
-        value=program.values[name] if status is VariableStatus.WRITTEN else None,
+        value=program.values[name] if written and large is None else None,
         error=variable.error if status is VariableStatus.FAILED else None,
+        large=large,
     )
 
 
@@ -133,7 +139,8 @@ def _kind(run: CallRun) -> Literal["llm", "function"]:
     return "llm" if isinstance(run.call, LLMCall) else "function"
 
 
-def _call_view(run: CallRun) -> CallView:
+def call_view(run: CallRun) -> CallView:
+    """A call as it is now."""
     return CallView.model_construct(
         id=run.call.id,
         kind=_kind(run),

@@ -142,7 +142,14 @@ class GrammarConstraint(WireModel):
     lark: str
 
 
-Constraint: TypeAlias = Annotated[RegexConstraint | GrammarConstraint, Field(discriminator="kind")]
+class JsonConstraint(WireModel):
+    """The output is JSON that satisfies a schema, but stays text: one that is cut off is no error."""
+
+    kind: Literal["json"] = "json"
+    json_schema: dict[str, Any] = Field(default_factory=dict)
+
+
+Constraint: TypeAlias = Annotated[RegexConstraint | GrammarConstraint | JsonConstraint, Field(discriminator="kind")]
 
 
 class _CallBase(WireModel):
