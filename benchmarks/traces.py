@@ -14,25 +14,29 @@ is collected, and the engine's requests are overheard on their way into its proc
 - attributed_*_share: the least of all calls (programs): seconds that a cause accounts for, of those from when the call
   could start to its end (of those from the acceptance to the end).
 - throughput_cost_*: how much longer the same programs take with telemetry on (spans exported by OTLP encoding, and
-  metrics) and off (the default: no exporter, `/metrics` only) than with none at all; the three take turns. `detail` has
-  the same for an engine that answers at once, where nothing but the orchestrator works.
+  metrics) and off (the default: no exporter, `/metrics` only) than with none at all. The three take turns in many short
+  rounds; the cost is the CPU time that a kind needs more, over the time of the round without. Client and orchestrator
+  work in one thread, so it bounds what wall-clock time can show, which other work on the machine hides: `detail` has
+  that too, and both for an engine that answers at once, where nothing but the orchestrator works.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import statistics
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from time import perf_counter, process_time
+from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric, MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -112,6 +116,25 @@ class Encoded(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
+class Kept(MetricExporter):
+    """Keeps the metrics of the latest export."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics: list[Metric] = []
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        scopes = (scope for resource in metrics_data.resource_metrics for scope in resource.scope_metrics)
+        self.metrics = [metric for scope in scopes for metric in scope.metrics]
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        return
+
+
 @asynccontextmanager
 async def serving(
     settings: Settings, engine: Engine, telemetry: Telemetry, metrics: Metrics
@@ -165,7 +188,7 @@ def call_shares(timeline: Timeline, events: Sequence[Event]) -> list[float]:
 
 async def whole(settings: Settings, seeds: Sequence[int]) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures of the traces of random programs."""
-    sdk, server, reader = InMemorySpanExporter(), InMemorySpanExporter(), InMemoryMetricReader()
+    sdk, server, exported = InMemorySpanExporter(), InMemorySpanExporter(), Kept()
     providers = []
     for exporter in (sdk, server):
         providers.append(TracerProvider(shutdown_on_exit=False))
@@ -173,16 +196,16 @@ async def whole(settings: Settings, seeds: Sequence[int]) -> tuple[dict[str, flo
     trace.set_tracer_provider(providers[0])
     engine = local_engines(settings, clock=LoopClock())[0]
     requests = overhear(engine)
-    async with serving(settings, engine, OpenTelemetry(providers[1]), Meters([reader])) as client:
+    meters = Meters(LoopClock().wall, [exported])
+    async with serving(settings, engine, OpenTelemetry(providers[1]), meters) as client:
         ran = await run_all(client, seeds)
-        data = reader.get_metrics_data()
+        await meters.flush()
     spans, theirs = ([s for s in exporter.get_finished_spans() if ours(s)] for exporter in (server, sdk))
     faults = [f for s in (*spans, *theirs) for f in span_faults(s.name, dict(s.attributes or {}))]
-    for resource in data.resource_metrics if data is not None else ():
-        for metric in (m for scope in resource.scope_metrics for m in scope.metrics):
-            for point in metric.data.data_points:
-                buckets = point.explicit_bounds if isinstance(point, HistogramDataPoint) else ()
-                faults += metric_faults(metric.name, metric.unit or "", dict(point.attributes or {}), buckets)
+    for metric in exported.metrics:
+        for point in metric.data.data_points:
+            buckets = point.explicit_bounds if isinstance(point, HistogramDataPoint) else ()
+            faults += metric_faults(metric.name, metric.unit or "", dict(point.attributes or {}), buckets)
     single = [one_trace(t, theirs, spans, requests) for t, _ in ran]
     trees = [tree(t, edges(random_program.graph(s)), spans) for (t, _), s in zip(ran, seeds, strict=True)]
     calls = [share for t, events in ran for share in call_shares(t, events)]
@@ -201,6 +224,7 @@ async def whole(settings: Settings, seeds: Sequence[int]) -> tuple[dict[str, flo
         "engine_requests": len(requests),
         "tool_spans": len(_tools_seen),
         "faults": sorted(set(faults))[:20],
+        "metrics": sorted(metric.name for metric in exported.metrics),
         "worst_call": [
             (share, call.id, [(s.cause, s.start_s, s.end_s) for s in call.spans])
             for share, call in sorted(zip(call_shares(*worst), worst[0].calls, strict=True), key=lambda one: one[0])[:1]
@@ -249,53 +273,78 @@ def tree(timeline: Timeline, declared: dict[str, set[str]], spans: Sequence[Read
     return below and links == declared
 
 
-def exporting() -> tuple[Telemetry, Metrics]:
+async def nothing() -> None:
+    """Nothing is left to be exported."""
+
+
+class Kind(NamedTuple):
+    """A kind of telemetry. `flush` ends once everything is exported."""
+
+    telemetry: Telemetry
+    metrics: Metrics
+    flush: Callable[[], Awaitable[object]] = nothing
+
+
+def exporting() -> Kind:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(Encoded()))
-    return OpenTelemetry(provider), Meters()
+    return Kind(OpenTelemetry(provider), Meters(LoopClock().wall), partial(asyncio.to_thread, provider.force_flush))
 
 
-async def costs(settings: Settings, null: bool, seeds: Sequence[int], rounds: int) -> dict[str, list[float]]:
-    """Seconds of CPU-bound or engine-bound rounds with each kind of telemetry; the kinds take turns."""
+class Round(NamedTuple):
+    """Seconds that the same programs took: on the clock, and of this process's CPU time."""
+
+    wall_s: float
+    cpu_s: float
+
+
+async def costs(settings: Settings, null: bool, seeds: Sequence[int], rounds: int) -> dict[str, list[Round]]:
+    """Rounds with each kind of telemetry, with an engine that answers at once or a real one; the kinds take turns."""
     makers = {
-        "none": lambda: (NullTelemetry(random.Random(0)), NullMetrics()),
-        "off": lambda: (NullTelemetry(random.Random(0)), Meters()),
+        "none": lambda: Kind(NullTelemetry(random.Random(0)), NullMetrics()),
+        "off": lambda: Kind(NullTelemetry(random.Random(0)), Meters(LoopClock().wall)),
         "on": exporting,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in makers}
+    rng = random.Random(len(seeds))
+    taken: dict[str, list[Round]] = {name: [] for name in makers}
     async with AsyncExitStack() as stack:
-        clients = {}
+        clients, flushes = {}, {}
         for name, make in makers.items():
-            telemetry, metrics = make()
+            telemetry, metrics, flushes[name] = make()
             engine: Any = NullEngine("geo-sql") if null else local_engines(settings, clock=LoopClock())[0]
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             own = settings.model_copy(update={"journal": Path(directory) / "journal.db"})
             clients[name] = await stack.enter_async_context(serving(own, engine, telemetry, metrics))
-            await run_all(clients[name], seeds[:AT_ONCE])
-        order = list(makers)
-        for number in range(rounds):
-            for name in order[number % 3 :] + order[: number % 3]:
-                started = perf_counter()
+            await run_all(clients[name], seeds)
+        for _ in range(rounds):
+            for name in rng.sample([*makers], len(makers)):
+                gc.collect()  # no round pays for another's garbage
+                gc.freeze()
+                wall_s, cpu_s = perf_counter(), process_time()
                 await run_all(clients[name], seeds)
-                seconds[name].append(perf_counter() - started)
-    return seconds
+                await flushes[name]()
+                taken[name].append(Round(perf_counter() - wall_s, process_time() - cpu_s))
+    return taken
 
 
-def cost(seconds: dict[str, list[float]], kind: str) -> float:
-    """Median over the rounds of how much longer a kind took than none in the same round."""
-    pairs = zip(seconds[kind], seconds["none"], strict=True)
-    return statistics.median(one / other - 1.0 for one, other in pairs)
+def cost(taken: dict[str, list[Round]], kind: str, field: int = 1) -> float:
+    """Median over the rounds of the seconds that a kind took more than none, as a share of the round without."""
+    pairs = zip(taken[kind], taken["none"], strict=True)
+    return statistics.median((one[field] - other[field]) / other.wall_s for one, other in pairs)
 
 
 async def measure(quick: bool, seed: int, directory: Path) -> tuple[dict[str, float], dict[str, Any]]:
     settings = load(model="bundled", journal=directory / "journal.db")
-    programs, rounds = (60, 3) if quick else (1000, 9)
+    programs, rounds = (60, 15) if quick else (1000, 120)
     figures, detail = await whole(settings, range(seed * 10_000, seed * 10_000 + programs))
-    some = range(seed * 10_000, seed * 10_000 + (16 if quick else 60))
-    real = await costs(settings, False, some, rounds)
-    null = await costs(settings, True, some, rounds)
-    figures |= {f"throughput_cost_{kind}": cost(real, kind) for kind in ("on", "off")}
-    detail |= {"seconds": real, "null_engine": {kind: cost(null, kind) for kind in ("on", "off")}}
+    some = range(seed * 10_000, seed * 10_000 + AT_ONCE)
+    for name, null in (("engine", False), ("null_engine", True)):
+        taken = await costs(settings, null, some, rounds)
+        detail[name] = {"rounds": taken} | {
+            f"{kind}_{what}": cost(taken, kind, i) for kind in ("on", "off") for i, what in enumerate(Round._fields)
+        }
+        if not null:
+            figures |= {f"throughput_cost_{kind}": cost(taken, kind) for kind in ("on", "off")}
     return figures, detail
 
 

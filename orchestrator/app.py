@@ -74,7 +74,7 @@ def assemble(
         limits=limits,
         rng=rng,
         telemetry=telemetry or from_environment(rng),
-        metrics=metrics or metrics_from_environment(),
+        metrics=metrics or metrics_from_environment(clock.wall),
         cache=cache,
         tools=tools,
     )

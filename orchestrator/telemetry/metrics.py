@@ -1,7 +1,6 @@
 """Metrics of calls and programs: what is counted, under the conventions' names and buckets.
 
-`Metrics` is what the runtime tells; `Meters` records it with the OpenTelemetry SDK, for OTLP and for `/metrics`. Never
-sees content. How many names a client can make it remember is bounded by the SDK's cardinality limit.
+`Metrics` is what the runtime tells; `Meters` keeps it for `/metrics` and for OTLP. Never sees content.
 """
 
 from __future__ import annotations
@@ -13,19 +12,23 @@ from typing import Protocol
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from engine.protocol import Usage
 from orchestrator.telemetry import names
 from orchestrator.telemetry.conventions import METRICS, Instrument
+from orchestrator.telemetry.distributions import SCOPE, Distributions, WithDistributions
 
 Sample = tuple[float, Mapping[str, str]]
 """A value and its attributes."""
 
 Source = Callable[[], Iterable[Sample]]
-"""Asked for its samples when somebody reads the metrics, from any thread: it reads plain numbers."""
+"""Asked for its samples when somebody reads the metrics, on the event loop on which it was given."""
+
+_ANSWER_S = 5.0
+"""How long an exporter's thread waits for the event loop."""
 
 
 class Metrics(Protocol):
@@ -79,66 +82,63 @@ class NullMetrics:
 
 
 class Meters:
-    """Metrics by the OpenTelemetry SDK, read by `/metrics` and by the other readers given (OTLP)."""
+    """Metrics for `/metrics` and for the exporters given (OTLP). `wall`: seconds since the epoch."""
 
-    def __init__(self, readers: Sequence[MetricReader] = (), resource: Resource | None = None) -> None:
+    def __init__(
+        self, wall: Callable[[], float], exporters: Sequence[MetricExporter] = (), resource: Resource | None = None
+    ) -> None:
         self._registry = CollectorRegistry()
+        self._distributions = Distributions(wall)
+        self._registry.register(self._distributions)
         prometheus = PrometheusMetricReader(scope_info_enabled=False, disable_target_info=True, registry=self._registry)
-        provider = self._provider = MeterProvider([prometheus, *readers], resource, shutdown_on_exit=False)
-        self._meter = provider.get_meter("tenuto")
-        self._histograms = {
-            metric.name: self._meter.create_histogram(
-                metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=metric.buckets
-            )
-            for metric in METRICS.values()
-            if metric.instrument is Instrument.HISTOGRAM
-        }
+        periodic = [PeriodicExportingMetricReader(WithDistributions(e, self._distributions)) for e in exporters]
+        self._provider = MeterProvider([prometheus, *periodic], resource, shutdown_on_exit=False)
+        self._meter = self._provider.get_meter(SCOPE)
 
     def llm_ended(
         self, model: str, seconds: float, first_chunk_s: float | None, usage: Usage | None, error: str | None
     ) -> None:
-        attributes = {
-            names.OPERATION: names.CHAT,
-            names.PROVIDER_NAME: names.PROVIDER,
-            names.REQUEST_MODEL: model,
-        }
-        if error is not None:
-            attributes[names.ERROR_TYPE] = error
-        self._record("gen_ai.client.operation.duration", seconds, attributes)
+        def record(metric: str, value: float, *more: str) -> None:
+            self._distributions.record(metric, value, names.CHAT, names.PROVIDER, model, error, *more)
+
+        record("gen_ai.client.operation.duration", seconds)
         if first_chunk_s is not None:
-            self._record("gen_ai.client.operation.time_to_first_chunk", first_chunk_s, attributes)
+            record("gen_ai.client.operation.time_to_first_chunk", first_chunk_s)
         if usage is None:
             return
-        tokens = self._histograms["gen_ai.client.token.usage"]
-        tokens.record(usage.prompt_tokens, attributes | {names.TOKEN_TYPE: "input"})
-        tokens.record(usage.output_tokens, attributes | {names.TOKEN_TYPE: "output"})
+        record("gen_ai.client.token.usage", usage.prompt_tokens, "input")
+        record("gen_ai.client.token.usage", usage.output_tokens, "output")
         first_token_s = usage.queue_s + usage.prefill_s
-        self._record("gen_ai.server.request.duration", first_token_s + usage.decode_s, attributes)
-        self._record("gen_ai.server.time_to_first_token", first_token_s, attributes)
+        record("gen_ai.server.request.duration", first_token_s + usage.decode_s)
+        record("gen_ai.server.time_to_first_token", first_token_s)
         if usage.output_tokens > 1:
-            self._record("gen_ai.server.time_per_output_token", usage.decode_s / (usage.output_tokens - 1), attributes)
+            record("gen_ai.server.time_per_output_token", usage.decode_s / (usage.output_tokens - 1))
 
     def tool_ended(self, tool: str, seconds: float, error: str | None) -> None:
-        attributes = {names.TOOL_NAME: tool}
-        if error is not None:
-            attributes[names.ERROR_TYPE] = error
-        self._record("gen_ai.execute_tool.duration", seconds, attributes)
+        self._distributions.record("gen_ai.execute_tool.duration", seconds, tool, error)
 
     def program_ended(
         self, workflow: str, seconds: float, inference_calls: int, tool_calls: int, error: str | None
     ) -> None:
-        attributes = {names.WORKFLOW_NAME: workflow}
-        if error is not None:
-            attributes[names.ERROR_TYPE] = error
-        self._record("gen_ai.invoke_workflow.duration", seconds, attributes)
-        self._record("gen_ai.invoke_workflow.inference_calls", inference_calls, attributes)
-        self._record("gen_ai.invoke_workflow.tool_calls", tool_calls, attributes)
+        record = self._distributions.record
+        record("gen_ai.invoke_workflow.duration", seconds, workflow, error)
+        record("gen_ai.invoke_workflow.inference_calls", inference_calls, workflow, error)
+        record("gen_ai.invoke_workflow.tool_calls", tool_calls, workflow, error)
 
     def observe(self, metric: str, source: Source) -> None:
-        convention = METRICS[metric]
+        convention, loop = METRICS[metric], asyncio.get_running_loop()
+
+        async def ask() -> list[Sample]:
+            return [*source()]
 
         def read(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(value, dict(attributes)) for value, attributes in source()]
+            if asyncio._get_running_loop() is loop:
+                samples = [*source()]
+            elif loop.is_closed():
+                samples = []
+            else:  # an exporter's thread: what it asks for belongs to the loop
+                samples = asyncio.run_coroutine_threadsafe(ask(), loop).result(_ANSWER_S)
+            return [Observation(value, dict(attributes)) for value, attributes in samples]
 
         create = {
             Instrument.GAUGE: self._meter.create_observable_gauge,
@@ -149,9 +149,10 @@ class Meters:
     def exposition(self) -> bytes:
         return generate_latest(self._registry)
 
-    async def close(self) -> None:
-        """Hand what is recorded to the readers, and stop."""
-        await asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
+    async def flush(self) -> None:
+        """Hand what is recorded to the exporters now."""
+        await asyncio.get_running_loop().run_in_executor(None, self._provider.force_flush)
 
-    def _record(self, name: str, value: float, attributes: Mapping[str, str]) -> None:
-        self._histograms[name].record(value, dict(attributes))
+    async def close(self) -> None:
+        """Hand what is recorded to the exporters, and stop."""
+        await asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)

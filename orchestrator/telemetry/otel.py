@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -61,17 +61,17 @@ def from_environment(rng: Random, environment: Mapping[str, str] | None = None) 
     return OpenTelemetry(provider, content=content, version=_version(environment))
 
 
-def metrics_from_environment(environment: Mapping[str, str] | None = None) -> Metrics:
-    """Metrics for `/metrics`, and by OTLP too if an endpoint is named."""
+def metrics_from_environment(wall: Callable[[], float], environment: Mapping[str, str] | None = None) -> Metrics:
+    """Metrics for `/metrics`, and by OTLP too if an endpoint is named. `wall`: seconds since the epoch."""
     environment = os.environ if environment is None else environment
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return NullMetrics()
-    readers: list[MetricReader] = []
+    exporters: list[MetricExporter] = []
     if _exports(environment, "METRICS"):
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
-    return Meters(readers, resource=_resource(environment))
+        exporters.append(OTLPMetricExporter())
+    return Meters(wall, exporters, resource=_resource(environment))
 
 
 def _exports(environment: Mapping[str, str], signal: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from random import Random
 
 import pytest
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, NumberDataPoint
 from opentelemetry.trace import SpanKind
 
 from engine.protocol import QueueFull
@@ -32,6 +32,7 @@ from orchestrator.telemetry.conventions import (
 )
 from tenuto.wire import Objective, Retry, Sampling
 from tests.orchestrator.runtime.support import Break, Say, Server, function, llm, program, sequence, var
+from tests.orchestrator.telemetry.collected import Exported, wall
 from tests.orchestrator.telemetry.test_spans import Collected, attributes
 
 
@@ -67,23 +68,20 @@ async def test_every_span_stands_in_the_table(content: bool) -> None:
 
 
 async def test_every_metric_stands_in_the_table_and_counts_what_happened() -> None:
-    reader = InMemoryMetricReader()
-    meters = Meters([reader])
+    exported = Exported()
+    meters = Meters(wall, [exported])
     server = await busy(Collected(), meters)
-    data = reader.get_metrics_data()
-    assert data is not None
+    await meters.flush()
     seen: dict[str, float] = {}
-    for resource in data.resource_metrics:
-        for scope in resource.scope_metrics:
-            for metric in scope.metrics:
-                for point in metric.data.data_points:
-                    histogram = isinstance(point, HistogramDataPoint)
-                    buckets = point.explicit_bounds if isinstance(point, HistogramDataPoint) else ()
-                    convention = METRICS[metric.name]
-                    assert histogram == (convention.instrument is Instrument.HISTOGRAM)
-                    assert metric_faults(metric.name, metric.unit or "", point.attributes or {}, buckets) == []
-                    value = point.value if isinstance(point, NumberDataPoint) else point.count
-                    seen[metric.name] = seen.get(metric.name, 0) + value
+    for metric in exported.metrics:
+        for point in metric.data.data_points:
+            histogram = isinstance(point, HistogramDataPoint)
+            buckets = point.explicit_bounds if isinstance(point, HistogramDataPoint) else ()
+            convention = METRICS[metric.name]
+            assert histogram == (convention.instrument is Instrument.HISTOGRAM)
+            assert metric_faults(metric.name, metric.unit or "", point.attributes or {}, buckets) == []
+            value = point.value if isinstance(point, NumberDataPoint) else point.count
+            seen[metric.name] = seen.get(metric.name, 0) + value
     assert seen["gen_ai.client.operation.duration"] == 4  # two attempts of a, one of b, one that broke
     assert seen["gen_ai.client.token.usage"] == 4  # input and output of the two that ended well
     assert seen["gen_ai.execute_tool.duration"] == 1
@@ -93,7 +91,7 @@ async def test_every_metric_stands_in_the_table_and_counts_what_happened() -> No
 
 
 async def test_the_exposition_is_prometheus_text() -> None:
-    meters = Meters()
+    meters = Meters(wall)
     server = await busy(Collected(), meters)
     text = meters.exposition().decode()
     assert re.search('gen_ai_invoke_workflow_duration_seconds_count{[^}]*gen_ai_workflow_name="test"[^}]*} 1.0', text)
@@ -158,7 +156,7 @@ async def test_the_environment_switches_versions_signals_and_everything_off() ->
         from_environment(Random(0), endpoint | {"TENUTO_GENAI_CONVENTIONS": "2"})
     telemetry = from_environment(Random(0), endpoint | {"OTEL_TRACES_EXPORTER": "none"})
     assert not isinstance(telemetry, OpenTelemetry)
-    assert isinstance(metrics_from_environment({"OTEL_SDK_DISABLED": "true"}), NullMetrics)
-    meters = metrics_from_environment({})
+    assert isinstance(metrics_from_environment(wall, {"OTEL_SDK_DISABLED": "true"}), NullMetrics)
+    meters = metrics_from_environment(wall, {})
     assert isinstance(meters, Meters)
     await meters.close()
