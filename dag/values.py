@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ MAX_DEPTH = 200
 """Lists and objects inside each other that a value may have; parsers of JSON and checkers of schemas stop near it."""
 
 _SHOWN_FAULTS = 5
+_INDEX = re.compile(r"-?(0|[1-9][0-9]{0,9})\Z")
 
 
 class PathError(ValueError):
@@ -134,6 +136,17 @@ def project(variable: str, path: JsonPath, values: Mapping[str, Any]) -> Any:
                 raise PathError(variable, path, depth, f"index {step} of a list of {len(value)}")
             value = value[step]
     return value
+
+
+def at_pointer(variable: str, pointer: str, value: Any) -> Any:
+    """The part of a variable's value at an RFC 6901 pointer; indices may count from a list's end. Raises PathError."""
+    path: JsonPath = ()
+    part = value
+    for token in pointer.split("/")[1:]:
+        step = token.replace("~1", "/").replace("~0", "~")
+        path = (*path, int(step) if isinstance(part, list) and _INDEX.match(step) else step)
+        part = project(variable, path, {variable: value})
+    return part
 
 
 def json_faults(value: Any) -> list[tuple[str, str]]:

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import TypeAdapter
+from pydantic import JsonValue, TypeAdapter
 
+from dag.values import at_pointer
 from orchestrator.api import bodies, examples
 from orchestrator.api.openapi import accepts, problems, returns, streams
 from orchestrator.api.parts import answer, parts_of, principal, tenant
@@ -155,6 +156,9 @@ async def variable(
     wait: Annotated[
         float, Query(ge=0, le=86400, description="seconds to wait for it; limits.variable_wait_s bounds it")
     ] = 0,
+    part: Annotated[
+        str, Query(alias="pointer", max_length=2000, description="an RFC 6901 pointer: only this part of the value")
+    ] = "",
 ) -> Response:
     """The variable; with `wait`, as soon as it is written or has failed, and after that many seconds in any case."""
     parts = parts_of(request)
@@ -164,6 +168,8 @@ async def variable(
         wait_s = min(wait, parts.limits.variable_wait_s)
         waited = await unless_left(request, parts.streams, runtime.variable(program, name, tenant=owner, wait_s=wait_s))
         view = waited or view
+    if part and view.status is VariableStatus.WRITTEN:
+        view = view.model_copy(update={"value": _part(view, part)})
     hit = runtime.cached(program, name, tenant=owner) if view.status is VariableStatus.WRITTEN else None
     return answer(view, headers=None if hit is None else {"cache-status": _cache_status(hit)})
 
@@ -199,6 +205,18 @@ async def events(
 async def cancel(request: Request, program: ProgramId) -> Response:
     """Stop the program's running calls and start no more. A program that has ended stays as it is."""
     return answer(await parts_of(request).runtime.cancel(program, tenant=tenant(request)))
+
+
+def _part(view: VariableView, place: str) -> JsonValue:
+    """The part of a variable's value at a pointer. Raises InvalidRequest."""
+    try:
+        if not place.startswith("/"):
+            raise ValueError(f"{place!r} is no RFC 6901 pointer: it begins with /")
+        part: JsonValue = at_pointer(view.name, place, view.value)
+        return part
+    except ValueError as fault:
+        error = FieldError(pointer="/query/pointer", message=str(fault), fix="name a part that is there")
+        raise InvalidRequest(f"pointer: {fault}", errors=(error,)) from fault
 
 
 def _cache_status(hit: CacheHit) -> str:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from engine.protocol import FinishReason, TokenLogprob, Usage
 from orchestrator.journal import Cached, Cause, RunFacts, Span
-from tenuto.wire import Call, ErrorValue, LLMCall, ValueType
+from tenuto.wire import Call, ErrorValue, LargeValue, LLMCall, ValueType
 
 
 class CallState(StrEnum):
@@ -136,6 +136,7 @@ class Variable:
     durable: bool = False
     error: ErrorValue | None = None
     waiters: list[asyncio.Future[None]] | None = None
+    large: LargeValue | None = None  # how it is shown where its value is too long
 
     def publish(self) -> None:
         """The value or error is durable: wake whoever waits for it."""

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from engine.protocol import TokenLogprob
 from orchestrator.errors import RuntimeFault
 from tenuto import wire
-from tenuto.wire import TERMINAL_EVENTS, CacheHit, ErrorValue, Event, EventKind
+from tenuto.wire import TERMINAL_EVENTS, CacheHit, ErrorValue, Event, EventKind, LargeValue
 
 RESUME_STRIDE = 2**32
 """Numbers skipped at a restart: more than a reader can have seen beyond the last durable event. Token events are not
@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     error: ErrorValue | None = None
     cache: CacheHit | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    large: LargeValue | None = None
 
     def event(self) -> Event:
         """The event as the protocol shows it."""
@@ -91,10 +92,12 @@ class EventLog:
         value: JsonValue = None,
         error: ErrorValue | None = None,
         cache: CacheHit | None = None,
+        large: LargeValue | None = None,
     ) -> None:
         """Append an event that is kept."""
         self.last += 1
-        self._kept.append(_entry((self.last, at_s, kind, call, variable, attempt, None, value, error, cache, ())))
+        said = (self.last, at_s, kind, call, variable, attempt, None, value, error, cache, (), large)
+        self._kept.append(_entry(said))
         if kind in TERMINAL_EVENTS:
             self._terminal = self.last
         if self._wake is not None:

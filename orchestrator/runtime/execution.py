@@ -8,21 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from pydantic import JsonValue
 
-from dag.values import PathError, resolve
 from orchestrator.errors import JournalUnavailable
-from orchestrator.journal import Intent
 from orchestrator.runtime.answered import Answered
 from orchestrator.runtime.calls import CallRun, CallState
+from orchestrator.runtime.function import FunctionAttempt
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
-from orchestrator.scheduling import EndedCall, ReadyCall
-from orchestrator.telemetry import CONSUMERS, NO_FACTS, Facts
-from orchestrator.tools import CallFailure, FailureType, ToolRun
-from orchestrator.tools.values import accept_result
+from orchestrator.scheduling import EndedCall
+from orchestrator.tools import CallFailure, FailureType
 from tenuto.wire import Call, ErrorValue, FunctionCall, LLMCall, Retry
 
 log = logging.getLogger(__name__)
@@ -47,7 +43,7 @@ class Execution:
                 continue
             if run.intended and isinstance(run.call, FunctionCall):
                 self._services.cache.wrote(program.tenant, run.call)  # it may have been done before the server stopped
-            if run.intended and not self._rerunnable(program, run):
+            if run.intended and not program.rerunnable(run):
                 message = "the server stopped while the call ran: whether it took effect is unknown"
                 failure = CallFailure(FailureType.EFFECT_UNKNOWN, message)
                 program.fail(run, failure.error(run.call.id, run.runs), run.facts(), program.now())
@@ -61,7 +57,7 @@ class Execution:
                 await self._attempts(program, run, self._generation(program, run, call))
             else:
                 deadline_s = self._deadline_s(program, call)
-                attempt = partial(self._call_tool, program, run, call, deadline_s)
+                attempt = FunctionAttempt(self._services, program, run, call, deadline_s).value
                 await self._attempts(program, run, attempt, deadline_s)
         except JournalUnavailable:
             pass  # the runtime has stopped every program and told its readers
@@ -80,12 +76,6 @@ class Execution:
             return None
         return self._services.clock.now() + spec.total_timeout_s
 
-    async def _intend(self, program: Program, run: CallRun) -> None:
-        """Before an effect: everything that it depends on is durable, and so is the intent itself."""
-        if not run.intended:
-            run.intended = True
-            await program.host.record(Intent(program.id, run.call.id)).committed()
-
     async def _attempts(
         self, program: Program, run: CallRun, attempt: Attempt, deadline_s: float | None = None
     ) -> None:
@@ -98,7 +88,7 @@ class Execution:
             except CallFailure as failure:
                 error = failure.error(run.call.id, run.runs)
                 retry = self._retry(program, run.call)
-                if failure.lost and run.losses < limits.lost_reruns and self._rerunnable(program, run):
+                if failure.lost and run.losses < limits.lost_reruns and program.rerunnable(run):
                     run.losses += 1
                     wait_s = _wait_s(Retry(), run.losses)
                 elif _worth_retrying(failure, retry) and run.failures + 1 < retry.attempts:
@@ -146,12 +136,6 @@ class Execution:
         run.cut(program.now())
         self._fail(program, run, error)
 
-    @staticmethod
-    def _rerunnable(program: Program, run: CallRun) -> bool:
-        """True if the call may run again although it is unknown how far its last run came."""
-        call = run.call
-        return isinstance(call, LLMCall) or call.idempotent or not program.effects.has_effect(call.id)
-
     def _retry(self, program: Program, call: Call) -> Retry:
         """What the call itself says, else what its tool says."""
         if isinstance(call, LLMCall) or "retry" in call.model_fields_set:
@@ -161,68 +145,6 @@ class Execution:
 
     def _generation(self, program: Program, run: CallRun, call: LLMCall) -> Attempt:
         return lambda: Answered(self._services, program, run, call).generate()
-
-    async def _call_tool(
-        self, program: Program, run: CallRun, call: FunctionCall, deadline_s: float | None
-    ) -> tuple[JsonValue, bytes]:
-        """One attempt of a function call: arguments out, result in. Cancelling takes the task back."""
-        services = self._services
-        try:
-            arguments = {name: resolve(expr, program.values) for name, expr in call.arguments.items()}
-        except PathError as error:
-            raise CallFailure(FailureType.PATH_MISSING, f"the arguments cannot be made: {error}") from error
-        producers = program.graph.predecessors(call.id) if program.trace.recording else ()
-        trace = program.trace.tool(call, run.runs, services.clock.wall(), producers)
-        began_s = program.now()
-        key = services.priorities.call_ready(ReadyCall(program.id, call, run.runs, 0))
-        tool_run = ToolRun(
-            program=program.id,
-            call=call.id,
-            tool=call.tool,
-            tenant=program.tenant,
-            toolset=program.toolset or "",
-            arguments=arguments,
-            attempt=run.runs,
-            timeout_s=call.timeout_s,
-            traceparent=trace.traceparent,
-            key=key,
-            deadline_s=deadline_s,
-            workflow=program.workflow,
-        )
-        error_type: str | None = "cancelled"
-        result: JsonValue = None
-
-        def started() -> None:
-            program.start(run)
-            services.retention.function_started(program, call, arguments)
-
-        try:
-            intend = partial(self._intend, program, run) if program.effects.has_effect(call.id) else None
-            result = await services.tools.run(tool_run, started, intend)
-            accepted = accept_result(call.type, result, services.limits.value_bytes)
-            error_type = None
-            if services.tools.speculates:
-                services.tools.ended(tool_run, call.stage or call.tool, result)
-            return accepted
-        except CallFailure as failure:
-            error_type = failure.type
-            if failure.type == FailureType.TIMEOUT and not self._rerunnable(program, run):
-                message = f"{failure.message}; whether it took effect is unknown, and it is not declared idempotent"
-                raise CallFailure(FailureType.TIMEOUT, message) from failure
-            raise
-        finally:
-            # Also after a failure: how far it came is unknown. Before the value is written, so that no reader of it
-            # is answered with what was true before.
-            if (written := services.cache.wrote(program.tenant, call)) is not None:
-                await written
-            services.retention.function_ended(program, call, returned=error_type != "cancelled")
-            now_s = program.now()
-            run.account("tool" if run.state is CallState.RUNNING else "queue", now_s)
-            facts = NO_FACTS
-            if program.trace.recording:
-                facts = Facts(consumers=program.graph.successors(call.id)[:CONSUMERS])
-            trace.end_tool(services.clock.wall(), error=error_type, arguments=arguments, result=result, facts=facts)
-            services.metrics.tool_ended(call.tool, now_s - began_s, error_type)
 
     def _learn(self, program: Program, run: CallRun, *, succeeded: bool) -> None:
         """Tell the policy that the call holds nothing any more, and the statistics what it took."""

@@ -22,12 +22,14 @@ from orchestrator.runtime.events import RESUME_STRIDE, EventLog
 from orchestrator.runtime.order import effect_order
 from orchestrator.telemetry import ProgramTrace
 from orchestrator.tools import EffectOrder, FailureType
+from orchestrator.tools.values import encode_json
 from tenuto.wire import (
     CacheHit,
     ErrorValue,
     EventKind,
     Graph,
     GraphExtension,
+    LargeValue,
     LLMCall,
     ProgramStatus,
     ProgramSubmission,
@@ -41,6 +43,7 @@ _TERMINAL = {
 }
 
 
+_PREVIEW_BYTES = 200
 _RUNS_PER_START = 1000  # more than a call can have: `Retry.attempts` and `limits.lost_reruns` bound them
 
 Growth: TypeAlias = Graph | GraphExtension
@@ -94,6 +97,7 @@ class Program:
         began_s: float,
         limits: GraphLimits,
         token_events: int,
+        inline_bytes: int,
         trace: ProgramTrace,
         host: Host,
         key: str | None = None,
@@ -116,6 +120,8 @@ class Program:
         self.host = host
         self.graph = ProgramGraph(submission.objective, limits)
         self.log = EventLog(token_events)
+        self._inline_bytes = inline_bytes
+        self.has_large = False  # whether any variable's value is
         self.calls: dict[str, CallRun] = {}
         self.variables: dict[str, Variable] = {}
         self.values: dict[str, JsonValue] = {}
@@ -145,7 +151,9 @@ class Program:
         """
         ready = self.graph.extend(growth.inputs, growth.calls, growth.outputs, tools)
         for name, given in growth.inputs.items():
-            self.variables[name] = Variable(given.type, settled=True)
+            large = self._large_input(given.value)
+            self.variables[name] = Variable(given.type, settled=True, large=large)
+            self.has_large = self.has_large or large is not None
             self.values[name] = given.value
         for call in growth.calls:
             self.calls[call.id] = CallRun(call, planner=self._planner(call.id))
@@ -164,7 +172,7 @@ class Program:
         self.log.add(now, kind)
         settled = list(growth.inputs)
         for name, given in growth.inputs.items():
-            self.log.add(now, EventKind.VARIABLE_WRITTEN, variable=name, value=given.value)
+            self._tell_value(now, None, name, given.value)
         for call in growth.calls:
             if (cause := self.graph.cause(call.id)) is not None:
                 self._skip(self.calls[call.id], cause, now)
@@ -248,17 +256,33 @@ class Program:
         self.unfinished -= 1
         self.ended_calls += 1
         self.bytes += len(encoded)
-        self.variables[call.variable].settled = True
+        variable = self.variables[call.variable]
+        variable.settled = True
+        if len(encoded) > self._inline_bytes:
+            variable.large, self.has_large = _large(encoded), True
         self.values[call.variable] = value
         seq = self.log.hold()
         commit = self.host.record(Written(self.id, call.id, encoded, seq, now, facts))
         self.log.add(now, EventKind.CALL_ENDED, call.id, attempt=self.attempt(run), cache=_hit(run))
-        self.log.add(now, EventKind.VARIABLE_WRITTEN, call.id, variable=call.variable, value=value)
+        self._tell_value(now, call.id, call.variable, value)
         for name in self.graph.end(call.id):
             self._ready(self.calls[name], now)
         self._pass_turn(call.id)
         commit.then(_Publication(self, (call.variable,)))
         self.settle(now)
+
+    def _tell_value(self, now: float, call: str | None, name: str, value: JsonValue) -> None:
+        """Tell of a variable's value; of a large one, that it is there."""
+        large = self.variables[name].large
+        shown = value if large is None else None
+        self.log.add(now, EventKind.VARIABLE_WRITTEN, call, variable=name, value=shown, large=large)
+
+    def _large_input(self, value: JsonValue) -> LargeValue | None:
+        """How an input is shown if it is large; values that are surely small are not measured."""
+        if not isinstance(value, str | list | dict) or (isinstance(value, str) and 4 * len(value) < self._inline_bytes):
+            return None
+        encoded = encode_json(value)
+        return _large(encoded) if len(encoded) > self._inline_bytes else None
 
     def fail(self, run: CallRun, error: ErrorValue, facts: RunFacts, now: float) -> None:
         """The call will never have a value: nor will its descendants. Its siblings go on."""
@@ -376,6 +400,11 @@ class Program:
         for variable in self.variables.values():
             variable.abandon(fault)
 
+    def rerunnable(self, run: CallRun) -> bool:
+        """True if the call may run again although it is unknown how far its last run came."""
+        call = run.call
+        return isinstance(call, LLMCall) or call.idempotent or not self.effects.has_effect(call.id)
+
     def output_error(self) -> ErrorValue | None:
         """The error of the first declared output that failed."""
         return next((e for name in self.graph.outputs if (e := self.variables[name].error) is not None), None)
@@ -405,6 +434,11 @@ class Program:
             assert (variable.error is not None) == (run.state.final and run.state is not CallState.ENDED)
         if self.outcome is not None:
             assert unfinished == 0
+
+
+def _large(encoded: bytes) -> LargeValue:
+    preview = encoded[:_PREVIEW_BYTES].decode(errors="ignore")
+    return LargeValue.model_construct(bytes=len(encoded), preview=preview)
 
 
 def _hit(run: CallRun) -> CacheHit | None:

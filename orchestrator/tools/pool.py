@@ -217,6 +217,7 @@ class WorkerPool:
             timeout_s=run.timeout_s,
             attempt=run.attempt,
             traceparent=run.traceparent,
+            fetch=dict(run.large),
         )
         skill = Skill("tool", run.tool)
         return await self._do(run.tenant, run.toolset, task, skill, run.timeout_s, started, intend, queue_s)
@@ -303,7 +304,7 @@ class WorkerPool:
             spec = worker.tool(job.message.tool)
             job.timeout_s = spec.timeout_s if spec is not None else None
             job.message = job.message.model_copy(update={"timeout_s": job.timeout_s})
-        worker.stream.send(job.message)
+        worker.stream.send(worker.as_sent(job.message))
         if job.timeout_s is None and isinstance(job.message, FunctionTask):
             job.timeout_s = self._limits.function_s
         if job.timeout_s is not None:

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import orjson
 from pydantic import JsonValue
 
 from orchestrator.tools.values import NotJson, encode_json
-from tenuto.wire import ToolSpec
+from tenuto.wire import Reference, ToolSpec
 
 
 class ToolRun(NamedTuple):
     """One attempt of a function call. `timeout_s` runs from the tool's start; None: the tool's own.
 
     `deadline_s`: when, on the clock, all attempts and the waits between them must be over. `key` orders the calls that
-    wait for room, smaller first; it is the policy's.
+    wait for room, smaller first; it is the policy's. `large`: arguments that are long, as parts of variables, for those
+    who can read them there.
     """
 
     program: str
@@ -35,6 +37,7 @@ class ToolRun(NamedTuple):
     key: tuple[float, ...] = ()
     deadline_s: float | None = None
     workflow: str = ""
+    large: Mapping[str, Reference] = MappingProxyType({})
 
     @property
     def idempotency_key(self) -> str:

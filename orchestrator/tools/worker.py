@@ -89,6 +89,15 @@ class Worker:
     def tool(self, name: str) -> ToolSpec | None:
         return next((tool for tool in self.registration.tools if tool.name == name), None)
 
+    def as_sent(self, message: FunctionTask | ModelTask) -> FunctionTask | ModelTask:
+        """The task as this worker gets it: large arguments by reference if it can read them, else as they are."""
+        if not isinstance(message, FunctionTask) or not message.fetch:
+            return message
+        if not self.registration.fetches:
+            return message.model_copy(update={"fetch": {}})
+        short = {name: value for name, value in message.arguments.items() if name not in message.fetch}
+        return message.model_copy(update={"arguments": short})
+
     def take(self, job: Job) -> None:
         """Give the job a place."""
         job.worker = self

@@ -195,10 +195,12 @@ class AsyncClient:
         """Every call's seconds by cause, and the critical path."""
         return await self._get(Timeline, f"/v1/programs/{program}/timeline")
 
-    async def variable(self, program: str, name: str, *, wait_s: float = 0.0) -> VariableView:
-        """A variable, answered when it is written or failed, or after `wait_s` seconds as it is then."""
+    async def variable(self, program: str, name: str, *, wait_s: float = 0.0, pointer: str = "") -> VariableView:
+        """A variable, answered when it is written or failed, or after `wait_s` seconds as it is then. `pointer`
+        (RFC 6901): with that part of its value alone."""
         path = f"/v1/programs/{program}/variables/{name}"
-        return await self._get(VariableView, path, params={"wait": wait_s or None}, timeout_s=wait_s + 30.0)
+        params = {"wait": wait_s or None, "pointer": pointer or None}
+        return await self._get(VariableView, path, params=params, timeout_s=wait_s + 30.0)
 
     async def cancel(self, program: str) -> ProgramSummary:
         """Stop the program's calls and start no more. A program that has ended stays as it is."""

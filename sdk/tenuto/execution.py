@@ -67,6 +67,7 @@ class _Cell:
     value: Any = None
     error: Callable[[], Exception] | None = None
     done: bool = False
+    large: bool = False  # its value is still on the server
     readers: list[Callable[[], None]] = field(default_factory=list)
 
     def end(self, value: Any = None, error: Callable[[], Exception] | None = None) -> None:
@@ -99,6 +100,7 @@ class Execution:
         self._cells: dict[str, _Cell] = {}
         self._grown = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._fetching = asyncio.Lock()
         self._sealed = False
         self._ended = asyncio.Event()
         self._fault: Exception | None = None
@@ -188,7 +190,7 @@ class Execution:
     def _known(self, value: Any, outputs: tuple[str, ...]) -> Any:
         """The workflow's value as JSON if all of it is known already and JSON can hold it: kept with the program."""
         cells = {name: self._cell(name) for name in outputs}
-        if self.summary is None or not all(cell.done and cell.error is None for cell in cells.values()):
+        if self.summary is None or not all(cell.done and not (cell.error or cell.large) for cell in cells.values()):
             return None
         try:
             return self.job.result.dump(
@@ -220,7 +222,18 @@ class Execution:
         for cell in cells:
             if cell.error is not None:
                 raise cell.error()
+        for name, cell in zip(variables, cells, strict=True):
+            if cell.large:
+                await self._fetch(name, cell)
         return [cell.value for cell in cells]
+
+    async def _fetch(self, variable: str, cell: _Cell) -> None:
+        """Read a large value: most are only passed on, and never leave the server."""
+        assert self.summary is not None
+        async with self._fetching:
+            if cell.large:
+                cell.value = (await self.client.variable(self.summary.id, variable)).value
+                cell.large = False
 
     def _cell(self, variable: str) -> _Cell:
         cell = self._cells.get(variable)
@@ -258,7 +271,9 @@ class Execution:
             if self.on_piece is not None and event.call is not None:
                 self.on_piece(Piece(event.call, event.text or "", event.attempt))
         elif kind is EventKind.VARIABLE_WRITTEN and event.variable is not None:
-            self._cell(event.variable).end(event.value)
+            cell = self._cell(event.variable)
+            cell.large = event.large is not None
+            cell.end(event.value)
         elif kind in (EventKind.CALL_FAILED, EventKind.CALL_SKIPPED) and event.call is not None:
             self._cell(event.call).end(error=lambda: CallFailed.of(event.error, event.call or "", program))
         elif kind is EventKind.CALL_CANCELLED and event.call is not None:

@@ -136,9 +136,10 @@ class Client:
         """Every call's seconds by cause, and the critical path."""
         return self.call(lambda: self._async.timeline(program))
 
-    def variable(self, program: str, name: str, *, wait_s: float = 0.0) -> VariableView:
-        """A variable, answered when it is written or failed, or after `wait_s` seconds as it is then."""
-        return self.call(lambda: self._async.variable(program, name, wait_s=wait_s))
+    def variable(self, program: str, name: str, *, wait_s: float = 0.0, pointer: str = "") -> VariableView:
+        """A variable, answered when it is written or failed, or after `wait_s` seconds as it is then. `pointer`
+        (RFC 6901): with that part of its value alone."""
+        return self.call(lambda: self._async.variable(program, name, wait_s=wait_s, pointer=pointer))
 
     def cancel(self, program: str) -> ProgramSummary:
         """Stop the program's calls and start no more. A program that has ended stays as it is."""

@@ -15,10 +15,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from tenuto.errors import InvalidArgument, NotFound, TenutoError, TooLarge
+from tenuto.fetched import Fetched
 from tenuto.functions import Tool, module_tools
 from tenuto.http import HTTP, Backoff, mismatch, parsed
-from tenuto.tasks import Model, TaskRunner
-from tenuto.wire import CancelTask, ErrorValue, HostedModel, TaskMessage, TaskResult, WorkerInfo, WorkerRegistration
+from tenuto.tasks import Model, TaskFailure, TaskRunner
+from tenuto.wire import (
+    CancelTask,
+    ErrorValue,
+    FunctionTask,
+    HostedModel,
+    TaskMessage,
+    TaskResult,
+    WorkerInfo,
+    WorkerRegistration,
+)
 
 if TYPE_CHECKING:
     from tenuto.client import AsyncClient
@@ -33,8 +43,9 @@ _RESULTS = TypeAdapter(list[TaskResult])
 class Session:
     """One registration with the server: its stream, the tasks that came by it, the results that go back."""
 
-    def __init__(self, http: HTTP, info: WorkerInfo, runner: TaskRunner) -> None:
+    def __init__(self, http: HTTP, info: WorkerInfo, runner: TaskRunner, fetched: Fetched) -> None:
         self.id = info.id
+        self._fetched = fetched
         self._beat_s = info.heartbeat_s
         self._silence_s = 3 * info.heartbeat_s
         self._http = http
@@ -77,13 +88,24 @@ class Session:
 
     async def _run(self, task: Any) -> None:
         try:
-            result = await self._runner.result(task)
+            result = await self._result(task)
         except asyncio.CancelledError:
             if task.task not in self._taken_back:
                 raise
             error = ErrorValue(type="cancelled", message="the task was taken back", call=task.call)
             result = TaskResult(task=task.task, error=error)
         self._runner.when_stopped(task.task, lambda: self._ready(result))
+
+    async def _result(self, task: Any) -> TaskResult:
+        """What the task gave, after its large arguments were read."""
+        try:
+            if isinstance(task, FunctionTask):
+                task = await self._fetched.complete(task)
+        except (TaskFailure, TenutoError) as error:
+            message = f"the large arguments of tool {task.tool!r} could not be read: {error}"[:4000]
+            fault = ErrorValue(type="arguments_unavailable", message=message, call=task.call, attempts=task.attempt)
+            return TaskResult(task=task.task, error=fault, retryable=True)
+        return await self._runner.result(task)
 
     def _ready(self, result: TaskResult) -> None:
         """The task is over, and its place on this worker free."""
@@ -165,6 +187,7 @@ class Worker:
         client: Callable[[], AsyncClient | Client],
     ) -> None:
         self._http = http
+        self._fetched = Fetched(http)
         self._toolset = toolset
         self._concurrency = concurrency
         self._tools: dict[str, Tool[..., Any, Any]] = {}
@@ -259,6 +282,7 @@ class Worker:
             models=tuple(HostedModel(name=name) for name in self._models),
             concurrency=self._concurrency,
             beats=True,
+            fetches=True,
         )
         response = await self._http.request("POST", "/v1/workers", body=registration.model_dump_json())
-        return Session(self._http, parsed(WorkerInfo, response.content), self._runner)
+        return Session(self._http, parsed(WorkerInfo, response.content), self._runner, self._fetched)

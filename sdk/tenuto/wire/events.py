@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import Field, JsonValue
 
 from tenuto.wire.base import WireModel
-from tenuto.wire.programs import CacheHit, ErrorValue, TokenLogprob
+from tenuto.wire.programs import CacheHit, ErrorValue, LargeValue, TokenLogprob
 
 
 class EventKind(StrEnum):
@@ -37,9 +37,9 @@ class Event(WireModel):
     """One thing that happened. Which fields are set depends on the kind:
 
     `call.*` set `call`; `call.tokens` sets `text` (the new piece) and `attempt`; `variable.written`
-    sets `variable`, `call` (absent for inputs) and `value`; failures set `error`; `call.started` and
-    `call.ended` set `cache` when the semantic cache answered. A retry starts the
-    text of its variable anew: readers drop pieces of earlier attempts.
+    sets `variable`, `call` (absent for inputs) and `value`, or `large` in its place; failures set `error`;
+    `call.started` and `call.ended` set `cache` when the semantic cache answered. A retry starts the text of its
+    variable anew: readers drop pieces of earlier attempts.
     """
 
     seq: int
@@ -52,4 +52,5 @@ class Event(WireModel):
     value: JsonValue = None
     error: ErrorValue | None = None
     cache: CacheHit | None = None
+    large: LargeValue | None = None
     logprobs: tuple[TokenLogprob, ...] | None = Field(default=None, description="of the tokens of `text`, if asked for")

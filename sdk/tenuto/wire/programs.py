@@ -73,14 +73,26 @@ class ErrorValue(WireModel):
     attempts: int = 0
 
 
+class LargeValue(WireModel):
+    """Stands for a value of more than `limits.inline_bytes` of JSON, which stays on the server until it is asked for:
+    `GET /v1/programs/{id}/variables/{name}`, with `?pointer=/rows/0` for a part of it."""
+
+    bytes: int = Field(description="of its JSON")
+    preview: str = Field(description="the beginning of its JSON")
+
+
 class VariableView(WireModel):
-    """`GET /v1/programs/{id}/variables/{name}`; `?wait=s`: answered when written, failed, or after s seconds."""
+    """`GET /v1/programs/{id}/variables/{name}`; `?wait=s`: answered when written, failed, or after s seconds.
+
+    Among the outputs of a program a large value is shown by `large` alone; asked for by its name it comes whole.
+    """
 
     name: str
     type: ValueType
     status: VariableStatus
     value: JsonValue = None
     error: ErrorValue | None = None
+    large: LargeValue | None = None
 
 
 class CacheHit(WireModel):

@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue
 from tenuto.wire.base import WireModel
 from tenuto.wire.calls import AskedCall, Constraint, EffectClass, ModelTool, Retry, Sampling, Seconds
 from tenuto.wire.programs import ErrorValue
-from tenuto.wire.values import Name
+from tenuto.wire.values import Name, Reference
 
 
 class ToolSpec(WireModel):
@@ -51,7 +51,7 @@ class WorkerRegistration(WireModel):
     """Workers of one `toolset` share its programs' function calls.
 
     `beats`: the worker will bring results, an empty batch if need be, every `heartbeat_s` seconds; one that is silent
-    for three of them is taken for lost, long before its connection is.
+    for three of them is taken for lost, long before its connection is. `fetches`: it reads large arguments itself.
     """
 
     toolset: str = Field(max_length=200)
@@ -59,6 +59,7 @@ class WorkerRegistration(WireModel):
     models: tuple[HostedModel, ...] = ()
     concurrency: int = Field(default=256, ge=1, le=100_000)
     beats: bool = False
+    fetches: bool = False
 
 
 class WorkerInfo(WireModel):
@@ -75,7 +76,10 @@ class RenderedMessage(WireModel):
 
 
 class FunctionTask(WireModel):
-    """Run a tool. Equal `idempotency_key`s are attempts of one and the same call."""
+    """Run a tool. Equal `idempotency_key`s are attempts of one and the same call.
+
+    `fetch`: arguments that are large, as parts of the program's variables; a worker that `fetches` reads them there.
+    """
 
     kind: Literal["function"] = "function"
     task: str
@@ -87,6 +91,7 @@ class FunctionTask(WireModel):
     timeout_s: float | None
     attempt: int
     traceparent: str | None = None
+    fetch: dict[str, Reference] = Field(default_factory=dict)
 
 
 class ModelTask(WireModel):
