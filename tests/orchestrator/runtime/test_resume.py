@@ -497,3 +497,19 @@ async def test_a_program_that_cannot_be_read_keeps_no_other_from_going_on(
     assert resumed.view(other).status is ProgramStatus.SUCCEEDED
     assert broken in caplog.text
     await resumed.close()
+
+
+async def test_a_large_value_is_shown_by_reference_after_a_restart_too(
+    durable: Server, crash_and_resume: CrashAndResume
+) -> None:
+    durable.engine.script = lambda request: Say("x" * 300_000 if request.call == "a" else "short")
+    id = await durable.submit(program(llm("a"), llm("b", var("a"))))
+    before = {event.variable: event.large for event in await durable.follow(id) if event.large is not None}
+    resumed = await crash_and_resume(durable)
+    await resumed.runtime.recall(id, tenant=TENANT)
+    after = {event.variable: event.large for event in await resumed.follow(id) if event.large is not None}
+    assert before.keys() == {"a"} and before["a"] is not None and before["a"].bytes == 300_002
+    assert after == before
+    outputs = resumed.runtime.view(id, tenant=TENANT).outputs
+    assert outputs["a"].large == before["a"] and outputs["a"].value is None and outputs["b"].value == "short"
+    assert (await resumed.runtime.variable(id, "a", tenant=TENANT)).value == "x" * 300_000

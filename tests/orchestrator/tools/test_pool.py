@@ -24,6 +24,7 @@ from tenuto.wire import (
     ErrorValue,
     FunctionTask,
     HostedModel,
+    Reference,
     TaskMessage,
     TaskResult,
     ToolSpec,
@@ -253,7 +254,7 @@ async def test_a_lost_worker_loses_its_tasks_and_is_forgotten(how: str) -> None:
         with pytest.raises(StopAsyncIteration):
             await anext(worker.stream)
     else:
-        reader = asyncio.create_task(anext(worker.stream))  # type: ignore[arg-type]
+        reader = asyncio.create_task(anext(worker.stream))
         await asyncio.sleep(0)
         reader.cancel()
     with pytest.raises(CallFailure) as caught:
@@ -537,3 +538,20 @@ def test_load_is_balanced_by_free_room(tasks: int, workers: int) -> None:
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
+
+
+async def test_large_arguments_go_by_reference_to_workers_that_can_read_them_and_whole_to_others() -> None:
+    pool = make_pool()
+    plain = Client(pool, "f")
+    able = Client(pool, "g")
+    registration = WorkerRegistration(toolset="set", tools=(ToolSpec(name="g"),), fetches=True)
+    pool._workers[able.id].registration = registration
+    large = {"rows": Reference(variable="found", path=("rows", 0))}
+    for tool in ("f", "g"):
+        ask(pool, tool, arguments={"rows": ["long"], "n": 1}, large=large)
+    await asyncio.sleep(0)
+    (whole,), (short,) = plain.take(), able.take()
+    assert isinstance(whole, FunctionTask) and isinstance(short, FunctionTask)
+    assert (whole.arguments, whole.fetch) == ({"rows": ["long"], "n": 1}, {})
+    assert (short.arguments, short.fetch) == ({"n": 1}, large)
+    assert short.idempotency_key.rpartition("/")[2] == whole.idempotency_key.rpartition("/")[2]
