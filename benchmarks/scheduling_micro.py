@@ -107,6 +107,8 @@ def event_seconds(seed: int, live: int, events: int) -> list[float]:
 class _Kept:
     program: str
     tokens: int
+    remaining_s: float = 60.0
+    recompute_s: float = 1.0
 
 
 class _Memory:
@@ -122,7 +124,7 @@ class _Memory:
             if freed >= tokens:
                 return
             freed += size
-            yield _Kept(program, size)
+            yield _Kept(program, size, remaining_s=5.0 * (size % 3))
 
     def park(self, program: str) -> None:
         if self.kept.pop(program, None) is not None:

@@ -7,9 +7,10 @@ overflow it nor be served in the order of its arrival. Where programs are held, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Protocol
 
 from engine.protocol import PriorityKey
@@ -24,6 +25,16 @@ class Parked(Protocol):
 
     @property
     def tokens(self) -> int: ...
+
+    @property
+    def remaining_s(self) -> float:
+        """Expected rest of its pause."""
+        ...
+
+    @property
+    def recompute_s(self) -> float:
+        """Engine seconds to compute again what it would give up."""
+        ...
 
 
 class Parking(Protocol):
@@ -45,6 +56,11 @@ class Parking(Protocol):
         """So many calls wait at the gate, beside those inside: what is kept costs them time."""
         ...
 
+
+_WORTH = 2.0
+"""An idle engine's memory is taken at once from those whose pause lasts this many times what they must compute again."""
+_BEHIND = 8
+"""So many calls behind a first one that does not fit are looked at for one that does."""
 
 Overdue = Callable[[PriorityKey, PriorityKey], bool]
 
@@ -100,6 +116,17 @@ class _Queue:
                 self.remove(first)  # cancelled, but its task has not run since
         return self._heap[0] if self._heap else None
 
+    def following(self) -> Iterator[_Held]:
+        """Those behind the head, in order. Walks down the heap: the first n cost n log n, whatever the length."""
+        ahead = [(self._heap[place], place) for place in (1, 2) if place < len(self._heap)]
+        while ahead:
+            held, place = heappop(ahead)
+            if not held.stale and not held.turn.done():
+                yield held
+            for child in (2 * place + 1, 2 * place + 2):
+                if child < len(self._heap):
+                    heappush(ahead, (self._heap[child], child))
+
     def add(self, held: _Held) -> None:
         heappush(self._heap, held)
         self._programs.setdefault(held.program, {})[held.number] = held
@@ -136,9 +163,11 @@ class Gate:
     """At most `room` calls inside; the others wait by key, then by arrival.
 
     With a hold, calls of programs that are not inside wait for memory as well. While nobody inside is at work, paused
-    programs are parked until the first of those outside fits; earlier only where the host has room for what they keep.
-    Those inside go before one outside that does not fit, until it is overdue: then memory comes free for it.
-    Invariants: nobody who may enter waits while there is room, and nobody waits at all while no call is inside.
+    programs are parked until the first of those outside fits: at once if their pauses are long, else after the seconds
+    that it would take to compute again what they keep, so that idling costs no more than parking in vain (ski rental).
+    With work inside they are parked only where the host has room for what they keep. Those inside, and smaller ones
+    close behind, go before one outside that does not fit, until it is overdue: then memory comes free for it.
+    Invariant: nobody who may enter waits while there is room; with nobody at work somebody enters before long.
     """
 
     def __init__(
@@ -154,6 +183,7 @@ class Gate:
         self._outside = _Queue()
         self._arrivals = 0
         self._letting_go = False
+        self._patience: asyncio.TimerHandle | None = None
 
     @property
     def held(self) -> int:
@@ -218,6 +248,8 @@ class Gate:
                     self._begin(outer, self._outside)
                 elif inner is not None and not passed:
                     self._begin(inner, self._inside)
+                elif outer is not None and (small := self._fitting(outer)) is not None:
+                    self._begin(small, self._outside)
                 else:
                     break
         finally:
@@ -227,6 +259,9 @@ class Gate:
 
     def _begin(self, held: _Held, queue: _Queue) -> None:
         queue.remove(held)
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
         self._calls += 1
         self.hold.began(held.program, held.tokens)
         self._sort(held.program)
@@ -240,6 +275,15 @@ class Gate:
         for held in there.take(program):
             here.add(_Held(held.key, held.number, program, held.tokens, held.turn))
 
+    def _fitting(self, first: _Held) -> _Held | None:
+        """A call close behind the first one outside that fits as it is, if the order lets it overtake."""
+        if not self.hold.at_work:
+            return None
+        for held in islice(self._outside.following(), _BEHIND):
+            if not self.hold.shortage(held.tokens):
+                return None if self._overdue(first.key, held.key) else held
+        return None
+
     def _make_room(self, tokens: int) -> bool:
         """Whether a newcomer fits, once those that can be parked at little cost are."""
         short = self.hold.shortage(tokens)
@@ -250,8 +294,25 @@ class Gate:
             if room:
                 self._park(short, host_room=room)
             return not self.hold.shortage(tokens)
-        self._park(short)
+        patience_s = 0.0
+        for victim in list(self._parking.victims(short)):
+            if victim.remaining_s > _WORTH * victim.recompute_s:
+                self._parking.park(victim.program)
+            else:
+                patience_s += victim.recompute_s
+        if patience_s and self.hold.shortage(tokens):
+            if self._patience is None:
+                self._patience = asyncio.get_running_loop().call_later(patience_s, self._lose_patience)
+            return False
         return True  # an idle engine takes whoever is first
+
+    def _lose_patience(self) -> None:
+        """Nobody has come back to the idle engine: whoever is first outside gets the memory."""
+        self._patience = None
+        first = self._outside.head()
+        if first is not None and not self.hold.at_work:
+            self._park(self.hold.shortage(first.tokens))
+        self.let_go()
 
     def _park(self, short: int, host_room: int | None = None) -> None:
         """Park paused programs until `short` tokens are free; with `host_room` only as many as fit there."""

@@ -18,6 +18,8 @@ from orchestrator.virtual_time import run_virtually
 class Kept:
     program: str
     tokens: int
+    remaining_s: float = 60.0
+    recompute_s: float = 1.0
 
 
 class Memory:
@@ -25,7 +27,8 @@ class Memory:
 
     gate: Gate
 
-    def __init__(self, host: int = 0) -> None:
+    def __init__(self, host: int = 0, remaining_s: float = 60.0) -> None:
+        self.remaining_s = remaining_s
         self.kept: dict[str, int] = {}
         self.parked: list[str] = []
         self.host = host
@@ -36,7 +39,7 @@ class Memory:
             if tokens <= 0:
                 return
             tokens -= size
-            yield Kept(program, size)
+            yield Kept(program, size, self.remaining_s)
 
     def park(self, program: str) -> None:
         self.host -= min(self.host, self.kept.pop(program))
@@ -109,6 +112,65 @@ async def test_an_idle_engine_parks_until_the_first_outside_fits() -> None:
     assert not gate.hold.is_inside("a") and gate.hold.is_inside("busy")
     back = await enters(gate, "a", 35)
     assert not back.done()  # a parked program asks again
+
+
+def test_an_idle_engine_waits_for_short_pauses_as_long_as_parking_in_vain_would_cost() -> None:
+    async def run() -> None:
+        memory = Memory(remaining_s=1.5)
+        gate, loop = gate_of(memory), asyncio.get_running_loop()
+        for name in ("a", "b"):
+            assert (await enters(gate, name, 50)).done()
+        for name in ("a", "b"):
+            pause(gate, memory, name, 50)
+        newcomer = await enters(gate, "newcomer", 60)
+        assert not newcomer.done() and memory.parked == []
+        await newcomer
+        assert loop.time() == 2.0 and memory.parked == ["a", "b"]  # a second for each of the two
+
+    run_virtually(run())
+
+
+def test_who_comes_back_to_a_waiting_engine_in_time_keeps_its_memory() -> None:
+    async def run() -> None:
+        memory = Memory(remaining_s=1.5)
+        gate, loop = gate_of(memory), asyncio.get_running_loop()
+        assert (await enters(gate, "a", 90)).done()
+        pause(gate, memory, "a", 90)
+        newcomer = await enters(gate, "newcomer", 60)
+        await asyncio.sleep(0.9)
+        assert (await enters(gate, "a", 95)).done()
+        await asyncio.sleep(5)
+        assert not newcomer.done() and memory.parked == []
+        gate.leave("a", 95, 0)
+        await newcomer
+        assert loop.time() == 5.9
+
+    run_virtually(run())
+
+
+async def test_a_smaller_one_behind_takes_room_that_the_first_outside_cannot_use() -> None:
+    memory = Memory()
+    gate = gate_of(memory, window=10.0)
+    assert (await enters(gate, "busy", 60)).done()
+    first = await enters(gate, "first", 70, (0.0, 0.0))
+    assert (await enters(gate, "small", 30, (5.0, 5.0))).done() and not first.done()
+    gate.leave("small", 30, 0)
+    late = await enters(gate, "late", 30, (11.0, 11.0))  # arrived more than the window after the first
+    assert not late.done() and not first.done()
+    gate.leave("busy", 60, 0)
+    await asyncio.sleep(0)
+    assert first.done() and late.done()
+
+
+async def test_those_behind_the_first_are_looked_at_in_order() -> None:
+    gate = gate_of(Memory())
+    assert (await enters(gate, "busy", 90)).done()
+    waiting = [await enters(gate, f"p{n}", 100 - n, (float(7 * n % 20), 0.0)) for n in range(20)]
+    gate.reprioritize({"p3": (100.0, 0.0)})
+    waiting[4].cancel()
+    await asyncio.sleep(0)
+    keys = [held.key for held in gate._outside.following()]
+    assert keys == sorted(keys) and len(keys) == 18  # the head is not behind itself
 
 
 async def test_room_on_the_host_is_used_before_anyone_waits() -> None:
