@@ -58,7 +58,7 @@ class Parking(Protocol):
 
 
 _WORTH = 2.0
-"""An idle engine's memory is taken at once from those whose pause lasts this many times what they must compute again."""
+"""An idle engine takes memory at once from those whose pause lasts this many times what they must compute again."""
 _BEHIND = 8
 """So many calls behind a first one that does not fit are looked at for one that does."""
 

@@ -155,16 +155,19 @@ class Tenuto:
             return
         program.known = len(program.graph.calls)
         counted = program.objective.kind == "deadline"  # waits for tools count only where a time of day does
-        program.own = {
-            name: self._seconds(program, call, counted) for name, call in program.graph.unfinished_calls.items()
-        }
+        program.own = {}
+        known: dict[tuple[str, float | None], float] = {}  # graphs repeat their stages
+        for name, call in program.graph.unfinished_calls.items():
+            if isinstance(call, FunctionCall) and not counted:
+                program.own[name] = 0.0
+                continue
+            like = stage_of(call), call.expected_s
+            seconds = known.get(like)
+            if seconds is None:
+                seconds = known[like] = self._calls.mean(program.workflow, *like)
+            program.own[name] = seconds
         program.rest = remaining(program.graph, lambda call: program.own.get(call.id, 0.0))
         program.work_s = sum(program.own.values())
-
-    def _seconds(self, program: _Program, call: Call, counted: bool) -> float:
-        if isinstance(call, FunctionCall) and not counted:
-            return 0.0
-        return self._calls.mean(program.workflow, stage_of(call), call.expected_s)
 
     def _rest_s(self, program: _Program) -> float:
         """Engine seconds that the program still needs, as far as anyone can tell."""
