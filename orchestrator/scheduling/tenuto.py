@@ -19,7 +19,7 @@ from engine.protocol import PriorityKey
 from orchestrator.scheduling.learned import Learned
 from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, ProgramArrival, ReadyCall
 from orchestrator.scheduling.statistics import stage_of
-from tenuto.wire import Call, FunctionCall, Objective
+from tenuto.wire import FunctionCall, Objective
 
 WINDOW_S = 14_400.0
 """No program is overtaken by one that arrived this much later."""
