@@ -25,8 +25,8 @@ class EngineConfig:
     `threads` 0 chooses by model size; `dtype` "auto" is float32 on CPU and the model's own elsewhere; `context_tokens`
     0 is the model's own context. `model` is a directory, or the id of one on the Hugging Face hub. `adapters`: (name,
     PEFT directory) pairs, of which `adapters_kept` stay in memory. `draft_tokens`: the most tokens that prompt lookup
-    guesses for a sequence and step (0: none). `debug` compares every block that is copied between the tiers with
-    what it was.
+    guesses for a sequence and step (0: none). `trace_steps`: the share of steps that are told of, for traces. `debug`
+    compares every block that is copied between the tiers with what it was.
     """
 
     model: str
@@ -48,6 +48,7 @@ class EngineConfig:
     adapters: tuple[tuple[str, str], ...] = ()
     adapters_kept: int = 8
     draft_tokens: int = 0
+    trace_steps: float = 0.0
 
     def __post_init__(self) -> None:
         if self.dtype != "auto" and self.dtype not in DTYPES:
@@ -58,6 +59,8 @@ class EngineConfig:
             raise ValueError(f"token_budget must be at least max_running + {BLOCK_TOKENS}: decodes come first")
         if not 0.0 <= self.lease_share <= 1.0:
             raise ValueError("lease_share is a share of the pool: 0 to 1")
+        if not 0.0 <= self.trace_steps <= 1.0:
+            raise ValueError("trace_steps is a share of the steps: 0 to 1")
         sizes = (self.queue_limit, self.kv_blocks, self.kv_bytes, self.threads, self.context_tokens)
         if min(*sizes, self.host_blocks, self.host_bytes, self.draft_tokens, self.adapters_kept) < 0:
             raise ValueError("sizes are not negative")

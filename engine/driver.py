@@ -16,7 +16,7 @@ from engine.clock import Clock
 from engine.intake import Prepared
 from engine.ipc import Call, Method, Output, Ready, Reply
 from engine.local import LocalEngine
-from engine.protocol import EngineError, GenerateRequest, InvalidRequest
+from engine.protocol import EngineError, GenerateRequest, InvalidRequest, KVBlocks
 
 _QUICK = 2_000
 """Characters or ids of a request that is read between two steps: that takes less than handing it over."""
@@ -37,6 +37,7 @@ class Driver:
         self._core, self._clock, self._emit = core, clock, emit
         self._inbox: SimpleQueue[Call | _Read] = SimpleQueue()
         self._unread: SimpleQueue[GenerateRequest | None] = SimpleQueue()
+        self._kv: tuple[KVBlocks, ...] = ()
 
     @property
     def ready(self) -> Ready:
@@ -61,10 +62,17 @@ class Driver:
                 output.deliveries += core.step()
                 output.events += core.drain_events()
                 if output:
+                    self._count(output)
                     self._emit(output)
                     output = Output()
         finally:
             self._unread.put(None)
+
+    def _count(self, output: Output) -> None:
+        """Let the output say what the memory is used for, if that has changed since the last one."""
+        kv = self._core.kv_blocks()
+        if kv != self._kv:
+            self._kv = output.kv = kv
 
     def _calls(self) -> list[Call | _Read]:
         """All calls that are here; with nothing to do, wait for one, or for a lease to end."""

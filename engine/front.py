@@ -19,6 +19,7 @@ from engine.protocol import (
     Estimate,
     GenerateRequest,
     InvalidRequest,
+    KVBlocks,
     Lease,
     LeaseGrant,
     LeaseOutcome,
@@ -41,6 +42,7 @@ class EngineFront(ABC):
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._subscribers: set[asyncio.Queue[EngineEvent | None]] = set()
         self._numbers = 0
+        self._kv: tuple[KVBlocks, ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,6 +60,10 @@ class EngineFront(ABC):
     @property
     def capabilities(self) -> Capabilities:
         return self._known.capabilities
+
+    def kv_blocks(self) -> tuple[KVBlocks, ...]:
+        """What the KV memory is used for, by tier."""
+        return self._kv
 
     async def __aenter__(self) -> Self:
         return self
@@ -162,6 +168,7 @@ class EngineFront(ABC):
 
     def _on_output(self, output: Output) -> None:
         """Sort one turn's output to whoever waits for it; what nobody waits for any more is dropped."""
+        self._kv = output.kv or self._kv
         for request, item in output.deliveries:
             stream = self._streams.get(request)
             if stream is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import BinaryIO
 
-from engine.protocol import Capabilities, EngineError, EngineEvent, ModelInfo, TokenChunk
+from engine.protocol import Capabilities, EngineError, EngineEvent, KVBlocks, ModelInfo, TokenChunk
 
 _LENGTH = struct.Struct(">I")
 HEADER_BYTES = _LENGTH.size
@@ -66,11 +66,12 @@ class LoadFailed:
 
 @dataclass(slots=True)
 class Output:
-    """Everything that one turn of the engine's loop has to say."""
+    """Everything that one turn of the engine's loop has to say. `kv`: what its memory is used for, if it changed."""
 
     deliveries: list[tuple[str, TokenChunk | EngineError]] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     events: list[EngineEvent] = field(default_factory=list)
+    kv: tuple[KVBlocks, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.deliveries or self.replies or self.events)

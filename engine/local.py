@@ -20,10 +20,13 @@ from engine.protocol import (
     Capabilities,
     EngineError,
     EngineEvent,
+    EngineEventKind,
+    EngineStep,
     Estimate,
     FinishReason,
     GenerateRequest,
     InvalidRequest,
+    KVBlocks,
     Lease,
     LeaseGrant,
     LeaseOutcome,
@@ -157,6 +160,9 @@ class LocalEngine:
         self._outbox: list[Delivery] = []
         self._output_tokens = 0.0
         self._began_s = 0.0
+        self._told_share = config.trace_steps
+        self._untold = 0.0
+        self._told: list[EngineEvent] = []
         self._speculator = Speculator(config.draft_tokens) if config.draft_tokens else None
 
     @property
@@ -300,7 +306,14 @@ class LocalEngine:
         )
 
     def drain_events(self) -> list[EngineEvent]:
-        return self._cache.drain_events()
+        told, self._told = self._told, []
+        return self._cache.drain_events() + told
+
+    def kv_blocks(self) -> tuple[KVBlocks, ...]:
+        """What the memory is used for: the device, then the host tier if there is one."""
+        stores = (self._cache.device, self._cache.host)
+        pools = ((store.tier, store.pool) for store in stores if store.pool.total)
+        return tuple(KVBlocks(tier, pool.free, pool.active, pool.leased, pool.cached) for tier, pool in pools)
 
     # steps
 
@@ -333,6 +346,8 @@ class LocalEngine:
         """The step is computed: `results` go to `step.sampled`. What the requests get, refusals and aborts included."""
         if step:
             ended_s = self._clock.now()
+            if self._told_share:
+                self._tell(step, ended_s - self._began_s)
             self._scheduler.advance(step, results)
             if self._speculator is not None:
                 self._speculator.learn(step, results, ended_s - self._began_s)
@@ -493,6 +508,7 @@ class LocalEngine:
             decode_s=now_s - first_s,
             preemptions=sequence.preemptions,
             recomputed_tokens=sequence.recomputed_tokens,
+            host_tokens=min(sequence.cached_tokens, (sequence.adopted - sequence.shared) * BLOCK_TOKENS),
         )
         self._emit(call, TokenChunk(text, token_ids, finish, usage, call.index, self._logprobs(call, token_ids)))
         chain = self._chain(call) if call.queued and not call.index else None
@@ -549,6 +565,17 @@ class LocalEngine:
         self._scheduler.end(sequence)
         if self._speculator is not None:
             self._speculator.forget(sequence.id)
+
+    def _tell(self, step: Step, seconds: float) -> None:
+        """An event of every so many steps, that names the requests in it."""
+        self._untold += self._told_share
+        if self._untold < 1.0 or not step.sequences:
+            return
+        self._untold -= 1.0
+        asked = (self._calls[sequence.id].request.asked for sequence in step.sequences if sequence.id in self._calls)
+        named = tuple(dict.fromkeys(request.traceparent for request in asked if request.traceparent is not None))
+        told = EngineStep(seconds, len(step.decodes), step.tokens - len(step.decodes), named)
+        self._told.append(EngineEvent(EngineEventKind.STEP, "", 0, step=told))
 
     def _learn(self, step: Step, seconds: float) -> None:
         """Keep a running mean of seconds per prompt token, from steps that are mostly prompts."""

@@ -187,7 +187,8 @@ class GenerateRequest:
 class Usage:
     """Token counts and the seconds of one request: waiting for its first step, prefill to the first token, decode.
 
-    `recomputed_tokens`: those of the prompt that this engine had computed before and had to compute again.
+    `recomputed_tokens`: those of the prompt that this engine had computed before and had to compute again;
+    `host_tokens`: those of the cached ones that came back from the host tier.
     """
 
     prompt_tokens: int
@@ -198,6 +199,7 @@ class Usage:
     decode_s: float
     preemptions: int = 0
     recomputed_tokens: int = 0
+    host_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +267,32 @@ class Estimate:
     queue_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class KVBlocks:
+    """The blocks of one tier, each in one state: free; active (sequences refer to it); leased (only leases hold it);
+    cached (nobody holds it, its contents are kept until the memory is wanted)."""
+
+    tier: Tier
+    free: int
+    active: int
+    leased: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStep:
+    """One forward pass that has just ended: sequences that decoded, tokens of prompts, and the `traceparent`s of the
+    requests in it, each once."""
+
+    seconds: float
+    decodes: int
+    prompt_tokens: int
+    traceparents: tuple[str, ...]
+
+
 class EngineEventKind(StrEnum):
-    """LOST: the engine's process died; nothing that was resident or leased is there any more."""
+    """LOST: the engine's process died; nothing that was resident or leased is there any more. STEP: for traces, if the
+    engine was told to tell of its steps."""
 
     STORED = "stored"
     EVICTED = "evicted"
@@ -274,6 +300,7 @@ class EngineEventKind(StrEnum):
     LEASE_ENDED = "lease_ended"
     SWAPPED = "swapped"
     LOST = "lost"
+    STEP = "step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +313,7 @@ class EngineEvent:
     lease: str | None = None
     outcome: LeaseOutcome | None = None
     tier: Tier = Tier.DEVICE
+    step: EngineStep | None = None
 
 
 class EngineError(Exception):
@@ -349,6 +377,15 @@ class CountsTokens(Protocol):
     """An engine that can tell at once how long a prompt is."""
 
     def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int: ...
+
+
+@runtime_checkable
+class CountsBlocks(Protocol):
+    """An engine that knows what its KV memory is used for."""
+
+    def kv_blocks(self) -> tuple[KVBlocks, ...]:
+        """One of each tier, as of its last word; empty before its first."""
+        ...
 
 
 class Engine(Protocol):

@@ -71,6 +71,7 @@ class EngineOptions(BaseModel):
     lease_share: float | None = Field(default=None, ge=0, le=1, description="of each tier, what leases may hold")
     debug: bool | None = Field(default=None, description="check every block that is copied between the tiers")
     draft_tokens: int | None = Field(default=None, ge=0, le=64, description="most tokens guessed at once; 0: none")
+    trace_steps: float | None = Field(default=None, ge=0, le=1, description="share of steps that become spans")
 
 
 class Settings(BaseSettings):

@@ -17,6 +17,7 @@ from typing import Protocol
 from engine.clock import Clock
 from engine.protocol import (
     Capabilities,
+    CountsBlocks,
     Engine,
     EngineError,
     EngineEvent,
@@ -24,6 +25,7 @@ from engine.protocol import (
     EngineLost,
     Estimate,
     GenerateRequest,
+    KVBlocks,
     Lease,
     LeaseGrant,
     LeaseOutcome,
@@ -173,6 +175,11 @@ class SupervisedEngine:
             raise EngineNotReady(message) from None
         finally:
             self._waiting -= 1
+
+    def kv_blocks(self) -> tuple[KVBlocks, ...]:
+        """What the KV memory is used for, by tier; nothing is known of an engine that is not up."""
+        engine = self._alive()
+        return engine.kv_blocks() if isinstance(engine, CountsBlocks) else ()
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
         """Stream the output, once the engine is up. Raises what `ready` raises, and the engine's own errors."""
