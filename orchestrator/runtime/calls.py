@@ -123,7 +123,8 @@ class CallRun:
         self.behind = facts.behind
         self.finish = None if facts.finish is None else FinishReason(facts.finish)
         self.logprobs = facts.logprobs
-        self.usage = Usage(facts.prompt_tokens, facts.cached_tokens, facts.output_tokens, 0.0, 0.0, 0.0)
+        tokens = (facts.prompt_tokens, facts.cached_tokens, facts.output_tokens)
+        self.usage = Usage(*tokens, 0.0, 0.0, 0.0) if any(tokens) else None  # none: it never ran to its end
 
 
 @dataclass(slots=True, eq=False)

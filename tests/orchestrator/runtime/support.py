@@ -460,7 +460,7 @@ class Server:
 
     def program(self, id: str) -> Program:
         """The program's own state, to check invariants."""
-        return self.runtime._known(id, TENANT)
+        return self.runtime._archive.known(id, TENANT)
 
 
 def states(view: ProgramView) -> dict[str, str]:
