@@ -1,9 +1,11 @@
-"""An MCP server for the tests: `python mcp_server.py FILE` notes in FILE what was cancelled. Speaks stdio."""
+"""An MCP server for the tests: `python mcp_server.py FILE [PORT]` notes in FILE what was cancelled. Speaks stdio, or
+Streamable HTTP at PORT (0: a free one) of this machine, which it prints when it listens."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,5 +47,17 @@ def record(name: str) -> dict[str, Any]:
     return {"name": name, "size": 3}
 
 
+def serve(port: int) -> None:
+    import uvicorn
+
+    listening = socket.create_server(("127.0.0.1", port))
+    print(listening.getsockname()[1], flush=True)
+    config = uvicorn.Config(server.streamable_http_app(), log_level="error")
+    asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
+
+
 if __name__ == "__main__":
-    server.run("stdio")
+    if len(sys.argv) > 2:
+        serve(int(sys.argv[2]))
+    else:
+        server.run("stdio")
