@@ -20,6 +20,7 @@ from orchestrator.api import engines as engine_routes
 from orchestrator.api import health, openapi, problems, programs, workers
 from orchestrator.api.auth import KeyRing
 from orchestrator.api.edge import Edge
+from orchestrator.api.openai import chat
 from orchestrator.api.parts import Parts
 from orchestrator.caching.revision import weights_revision
 from orchestrator.clock import LoopClock, OrchestratorClock
@@ -123,7 +124,14 @@ def create_app(settings: Settings, *, assemble: Assemble = assemble, listens: bo
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    for router in (programs.router, workers.router, engine_routes.router, cache_routes.router, health.router):
+    for router in (
+        programs.router,
+        chat.router,
+        workers.router,
+        engine_routes.router,
+        cache_routes.router,
+        health.router,
+    ):
         # Not `include_router`: matching through nested routers costs more than all else of a small request.
         app.router.routes.extend(router.routes)
     problems.install(app)

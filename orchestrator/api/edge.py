@@ -82,7 +82,7 @@ class Edge:
             log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
             if started:
                 raise  # the answer is under way: all that is left is to break the connection
-            await _internal_error(request_id)(scope, receive, send_with_id)
+            await _internal_error(request_id, scope["path"])(scope, receive, send_with_id)
 
     def _admit(self, scope: Scope, request_id: str, authorization: str, host: str) -> Response | None:
         """Note the request's tenant; the refusal if it has none."""
@@ -93,6 +93,7 @@ class Edge:
                 status=421,
                 title="The server is not called by this name",
                 detail=f"a server without API keys answers to localhost and 127.0.0.1 only, not to {host!r}",
+                path=scope["path"],
             )
         caller = self._keys.identify(authorization)
         if caller is None:
@@ -104,6 +105,7 @@ class Edge:
                     title="An API key is needed",
                     detail="send a key of this server in the header 'authorization: Bearer <key>'",
                     headers={"www-authenticate": "Bearer"},
+                    path=scope["path"],
                 )
             caller = NOBODY
         scope["tenuto.tenant"] = caller.tenant
@@ -117,11 +119,12 @@ def _hostname(host: str) -> str:
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].lower()
 
 
-def _internal_error(request_id: str) -> Response:
+def _internal_error(request_id: str, path: str) -> Response:
     return problem_response(
         request_id,
         name="internal_error",
         status=500,
         title="The server failed",
         detail=f"an unforeseen error, which the server's log describes under {request_id}",
+        path=path,
     )

@@ -126,6 +126,29 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
     "an error": [{"task": "task_18", "error": {"type": "tool_error", "message": "no such city"}, "retryable": False}],
 }
 
+CHATS: dict[str, dict[str, Any]] = {
+    "a question": {"model": "echo", "messages": [{"role": "user", "content": "Where is the station?"}]},
+    "a turn of an agent": {
+        "model": "echo",
+        "messages": [
+            {"role": "system", "content": "You look things up."},
+            {"role": "user", "content": "How many people live in Paris?"},
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "population",
+                    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+                },
+            }
+        ],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "tenuto": {"program": "session-17"},
+    },
+}
+
 EXPLAINS: dict[str, dict[str, Any]] = {
     "a call that never ran": {
         "llm": {

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from orchestrator.api.openai.chat_types import ChatCompletion, ChatRequest
 from orchestrator.api.views import EngineList, Health, LeaseList, ModelList, Readiness, ToolList
 from tenuto.wire import (
     BadHit,
@@ -44,6 +45,7 @@ Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 _INPUTS: tuple[type[BaseModel], ...] = (
     BadHit,
+    ChatRequest,
     CacheBump,
     CacheFlush,
     ExplainRequest,
@@ -59,6 +61,7 @@ _OUTPUTS: tuple[type[BaseModel], ...] = (
     CacheFlushed,
     CacheStatsView,
     CacheTaken,
+    ChatCompletion,
     EngineList,
     LeaseList,
     Health,
@@ -133,6 +136,12 @@ def problems(*statuses: int) -> Responses:
     """The errors of a route, and those that every route has."""
     schema = {"application/problem+json": {"schema": _marker(Problem, "serialization")}}
     return {status: {"description": _TITLES[status], "content": schema} for status in sorted({*statuses, *_EVERYWHERE})}
+
+
+def openai_errors(*statuses: int) -> Responses:
+    """The errors of a route whose clients are OpenAI's, and those that every route has."""
+    content = {"application/json": {"schema": {"type": "object", "required": ["error"]}}}
+    return {status: {"description": _TITLES[status], "content": content} for status in {*statuses, *_EVERYWHERE}}
 
 
 def build(app: FastAPI) -> Described:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
+from orchestrator.api.openai.turns import Turns
 from orchestrator.api.sse import OpenStreams
 from orchestrator.engines import EnginePool
 from orchestrator.limits import Limits
@@ -32,6 +33,10 @@ class Parts:
     started_at: float
     cache: ServerCache | None = None
     streams: OpenStreams = field(default_factory=OpenStreams)
+    turns: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "turns", Turns(self.runtime, self.tools, self.limits))
 
 
 def parts_of(request: Request) -> Parts:

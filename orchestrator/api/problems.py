@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
+from orchestrator.api.openai.errors import GenerationFailed, problem_as_openai, speaks_openai
 from orchestrator.errors import RuntimeFault
 from tenuto.wire import FieldError, Problem
 from tenuto.wire.base import WireModel
@@ -78,8 +79,14 @@ def problem_response(
     errors: Sequence[FieldError] = (),
     retryable: bool = False,
     headers: Mapping[str, str] | None = None,
+    path: str = "",
 ) -> Response:
-    """The document as a response. `instance` names the request, as its header and the log do."""
+    """The document as a response. `instance` names the request, as its header and the log do.
+
+    On the routes of OpenAI's API (`path`) the same in the words of its clients.
+    """
+    if speaks_openai(path):
+        return problem_as_openai(status, name, detail, errors, headers)
     problem = Problem(
         type=PROBLEM_TYPE + name,
         title=title,
@@ -95,6 +102,7 @@ def problem_response(
 def install(app: FastAPI) -> None:
     """Answer every exception of a route with a problem document (what nobody foresaw is the edge's part)."""
     app.add_exception_handler(RuntimeFault, _runtime_fault)
+    app.add_exception_handler(GenerationFailed, _generation_failed)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid_parameters)
 
@@ -121,7 +129,13 @@ async def _runtime_fault(request: Request, fault: Exception) -> Response:
         errors=fault.errors,
         retryable=fault.retryable,
         headers=None if wait_s is None else {"retry-after": str(max(1, math.ceil(wait_s)))},
+        path=request.url.path,
     )
+
+
+async def _generation_failed(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, GenerationFailed)
+    return fault.response()
 
 
 async def _http_exception(request: Request, fault: Exception) -> Response:
@@ -138,7 +152,13 @@ async def _http_exception(request: Request, fault: Exception) -> Response:
     else:
         name, title, detail = "http_error", "The request was refused", str(fault.detail)
     return problem_response(
-        request_id(request), name=name, status=fault.status_code, title=title, detail=detail, headers=headers
+        request_id(request),
+        name=name,
+        status=fault.status_code,
+        title=title,
+        detail=detail,
+        headers=headers,
+        path=request.url.path,
     )
 
 

@@ -171,7 +171,7 @@ async def variable(
     if part and view.status is VariableStatus.WRITTEN:
         view = view.model_copy(update={"value": _part(view, part)})
     hit = runtime.cached(program, name, tenant=owner) if view.status is VariableStatus.WRITTEN else None
-    return answer(view, headers=None if hit is None else {"cache-status": _cache_status(hit)})
+    return answer(view, headers=None if hit is None else {"cache-status": cache_status(hit)})
 
 
 @router.get(
@@ -219,7 +219,7 @@ def _part(view: VariableView, place: str) -> JsonValue:
         raise InvalidRequest(f"pointer: {fault}", errors=(error,)) from fault
 
 
-def _cache_status(hit: CacheHit) -> str:
+def cache_status(hit: CacheHit) -> str:
     """The `Cache-Status` header (RFC 9211) of an answer that came from the semantic cache."""
     told = f"{hit.tier}; category={hit.category}; similarity={hit.similarity:.3f}; age={hit.age_s:.0f}"
     return f'tenuto; hit; detail="{told}; saved={hit.saved_s:.3f}s; tokens={hit.saved_tokens}"'

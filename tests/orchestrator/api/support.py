@@ -181,8 +181,20 @@ class Client:
         self, path: str, query: Mapping[str, Any] | None = None, **headers: str
     ) -> AsyncIterator[Stream]:
         """An event stream, open until the block ends: then the client leaves."""
-        stream = Stream()
         scope = _scope("GET", path, query, _headers(self.headers, _dashed(headers), None, None))
+        async with self._open(scope, b"") as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def posting(self, path: str, body: Any) -> AsyncIterator[Stream]:
+        """A request whose answer is waited for until the block ends: then the client leaves."""
+        scope = _scope("POST", path, None, _headers(self.headers, None, body, None))
+        async with self._open(scope, json.dumps(body).encode()) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def _open(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Stream]:
+        stream = Stream(body)
         serving = asyncio.create_task(self.app(scope, stream.receive, stream.send))  # type: ignore[arg-type]
         serving.add_done_callback(lambda _: stream.pieces.put_nowait(None))
         try:
@@ -195,7 +207,8 @@ class Client:
 class Stream:
     """What arrives on an event stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: bytes = b"") -> None:
+        self._body = body
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.left = asyncio.Event()
         self.pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -205,7 +218,7 @@ class Stream:
     async def receive(self) -> Message:
         if not self._asked:
             self._asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": self._body, "more_body": False}
         await self.left.wait()
         return {"type": "http.disconnect"}
 
