@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from orchestrator.tools.cgroups import Cgroup
 from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.process_child import HEAD, RESOURCE_EXHAUSTED
 from orchestrator.tools.python import tools_of
@@ -29,8 +30,6 @@ from orchestrator.tools.runs import ToolRun
 from tenuto.wire import ToolSpec
 
 log = logging.getLogger(__name__)
-
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class ProcessLimits:
 @dataclass(slots=True, eq=False)
 class _Child:
     process: asyncio.subprocess.Process
-    cgroup: Path | None
+    cgroup: Cgroup | None
 
     async def read(self, most: int) -> Any:
         """The next frame. Raises EOFError when the process has gone, ValueError for a frame that is none."""
@@ -66,22 +65,15 @@ class _Child:
     def kill(self) -> None:
         """End the process with all that it started."""
         if self.cgroup is not None:
-            with contextlib.suppress(OSError):
-                (self.cgroup / "cgroup.kill").write_text("1")
+            self.cgroup.kill()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-
-    async def bury(self) -> None:
-        """Wait for the killed process, and leave nothing behind."""
-        await self.process.wait()
-        if self.cgroup is not None:
-            with contextlib.suppress(OSError):
-                self.cgroup.rmdir()
 
 
 class ProcessTools:
     """Satisfies `ToolHost`: at most `processes` calls at once, each alone in its process; processes are kept.
 
+    `cgroups`: the control group under which each gets one of its own (see `usable_parent`).
     Invariant: a process is idle in `_idle`, or runs exactly one call, or is dead.
     """
 
@@ -92,6 +84,7 @@ class ProcessTools:
         processes: int = 4,
         limits: ProcessLimits | None = None,
         name: str = "processes",
+        cgroups: Path | None = None,
     ) -> None:
         self._modules = tuple(modules)
         self._most = processes
@@ -100,6 +93,8 @@ class ProcessTools:
         self._specs: dict[str, ToolSpec] = {}
         self._idle: deque[_Child] = deque()
         self._burials: set[asyncio.Task[None]] = set()
+        self._graves: list[Cgroup] = []
+        self._cgroups = cgroups  # where groups may be made; None: rlimits alone
         self._started = 0
 
     @property
@@ -177,9 +172,8 @@ class ProcessTools:
             limit=2**20,
         )
         child = _Child(process, cgroup)
-        if cgroup is not None:
-            with contextlib.suppress(OSError):
-                (cgroup / "cgroup.procs").write_text(str(process.pid))
+        if not self._contained(child):
+            return await self._spawn()
         try:
             await child.read(4096)
         except (EOFError, ValueError) as error:
@@ -190,46 +184,55 @@ class ProcessTools:
             raise
         return child
 
-    def _make_cgroup(self) -> Path | None:
+    def _make_cgroup(self) -> Cgroup | None:
         """A cgroup for the next process, if this server may make one."""
-        parent = _own_cgroup()
-        if parent is None or self._limits.memory_bytes is None:
+        if self._cgroups is None or self._limits.memory_bytes is None:
             return None
         self._started += 1
-        path = parent / f"tenuto-{os.getpid()}-{self._name}-{self._started}"
+        name = f"tenuto-{os.getpid()}-{self._name}-{self._started}"
         try:
-            path.mkdir()
-            (path / "memory.max").write_text(str(self._limits.memory_bytes))
-        except OSError:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+            return Cgroup.make(self._cgroups, name, self._limits.memory_bytes)
+        except OSError as error:
+            self._do_without_cgroups(error)
             return None
-        return path
+
+    def _contained(self, child: _Child) -> bool:
+        """Put the process into its cgroup, if it has one; False if that failed, and the process is gone."""
+        try:
+            if child.cgroup is not None:
+                child.cgroup.add(child.process.pid)
+        except OSError as error:
+            self._do_without_cgroups(error)
+            self._discard(child)
+            return False
+        return True
+
+    def _do_without_cgroups(self, error: OSError) -> None:
+        log.warning("tools run under rlimits alone: %s cannot be used: %s", self._cgroups, error)
+        self._cgroups = None
 
     async def _death(self, child: _Child, tool: str) -> CallFailure:
         """Why a process went under its call."""
-        self._discard(child)
+        child.kill()  # it may have closed its pipe and live on
         code = await child.process.wait()
+        ran_out = child.cgroup is not None and child.cgroup.ran_out
+        self._discard(child)
         if code == -signal.SIGXCPU:
             return CallFailure(RESOURCE_EXHAUSTED, f"tool {tool!r} used more than {self._limits.cpu_s:g} s of CPU")
-        if code == -signal.SIGKILL:
+        if ran_out or (code == -signal.SIGKILL and child.cgroup is None):
             return CallFailure(RESOURCE_EXHAUSTED, f"tool {tool!r} was killed: it needs more memory than it may have")
         message = f"the process of tool {tool!r} ended with code {code}"
         return CallFailure(FailureType.WORKER_LOST, message, lost=True)
 
     def _discard(self, child: _Child) -> None:
         child.kill()
-        task = asyncio.create_task(child.bury())
+        task = asyncio.create_task(self._bury(child))
         self._burials.add(task)
         task.add_done_callback(self._burials.discard)
 
-
-def _own_cgroup() -> Path | None:
-    """The cgroup (v2) of this process, if it may have children with a memory limit."""
-    try:
-        line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        path = _CGROUPS / line[3:].lstrip("/")
-        controllers = (path / "cgroup.subtree_control").read_text().split()
-    except (OSError, StopIteration):
-        return None
-    return path if "memory" in controllers and os.access(path, os.W_OK) else None
+    async def _bury(self, child: _Child) -> None:
+        """Wait for a killed process, and leave nothing behind."""
+        await child.process.wait()
+        if child.cgroup is not None:
+            self._graves.append(child.cgroup)
+        self._graves = [cgroup for cgroup in self._graves if not cgroup.remove()]  # children may take a moment longer

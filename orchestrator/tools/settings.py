@@ -84,12 +84,13 @@ def hosts_of(settings: ToolSettings, *, clock: OrchestratorClock, limits: Limits
 
         yield PythonTools(settings.modules, threads=settings.threads)
     if settings.processes is not None:
+        from orchestrator.tools.cgroups import usable_parent
         from orchestrator.tools.processes import ProcessLimits, ProcessTools
 
         given = settings.processes
         memory_bytes = given.memory_mb * 2**20 if given.memory_mb is not None else None
         bounds = ProcessLimits(memory_bytes=memory_bytes, cpu_s=given.cpu_s, result_bytes=limits.value_bytes)
-        yield ProcessTools(given.modules, processes=given.processes, limits=bounds)
+        yield ProcessTools(given.modules, processes=given.processes, limits=bounds, cgroups=usable_parent())
     for name, server in settings.mcp.items():
         from orchestrator.tools.mcp import McpServer, McpTools
 
