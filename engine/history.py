@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.config import BLOCK_TOKENS
@@ -26,7 +26,7 @@ class Codec(Protocol):
     def spell(self, ids: Sequence[int]) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chain:
     """The ids of an ended request: `prompt_tokens` of prompt and the output. The KV of the first `computed` was made.
 
@@ -43,10 +43,13 @@ class Chain:
     text: str = ""
     tail: Digest | None = None
     path: Path | None = None
+    _digests: list[Digest] = field(default_factory=list)
 
     def digests(self) -> list[Digest]:
-        """The names of all blocks that were computed."""
-        return self.hashes[: self.computed // BLOCK_TOKENS] + ([] if self.tail is None else [self.tail])
+        """The names of all blocks that were computed: one list, made when it is first asked for."""
+        if not self._digests:
+            self._digests = self.hashes[: self.computed // BLOCK_TOKENS] + ([] if self.tail is None else [self.tail])
+        return self._digests
 
     def common(self, prompt: list[int]) -> int:
         """How many of this chain's tokens `prompt` begins with: all, those of its prompt, or none."""

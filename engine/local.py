@@ -160,9 +160,9 @@ class LocalEngine:
         self._outbox: list[Delivery] = []
         self._output_tokens = 0.0
         self._began_s = 0.0
-        self._told_share = config.trace_steps
-        self._untold = 0.0
-        self._told: list[EngineEvent] = []
+        self._step_share = config.trace_steps
+        self._step_credit = 0.0
+        self._step_events: list[EngineEvent] = []
         self._speculator = Speculator(config.draft_tokens) if config.draft_tokens else None
 
     @property
@@ -272,7 +272,7 @@ class LocalEngine:
         elif lease.request in self._calls:
             sequence = self._calls[lease.request].sequence
             digests = sequence.hash_blocks()[: sequence.computed // BLOCK_TOKENS]
-        if lease.tokens:
+        if lease.tokens and lease.tokens // BLOCK_TOKENS < len(digests):
             digests = digests[: lease.tokens // BLOCK_TOKENS]
         return self._cache.leases.grant(lease, digests, path)
 
@@ -306,7 +306,7 @@ class LocalEngine:
         )
 
     def drain_events(self) -> list[EngineEvent]:
-        told, self._told = self._told, []
+        told, self._step_events = self._step_events, []
         return self._cache.drain_events() + told
 
     def kv_blocks(self) -> tuple[KVBlocks, ...]:
@@ -346,7 +346,7 @@ class LocalEngine:
         """The step is computed: `results` go to `step.sampled`. What the requests get, refusals and aborts included."""
         if step:
             ended_s = self._clock.now()
-            if self._told_share:
+            if self._step_share:
                 self._tell(step, ended_s - self._began_s)
             self._scheduler.advance(step, results)
             if self._speculator is not None:
@@ -568,14 +568,14 @@ class LocalEngine:
 
     def _tell(self, step: Step, seconds: float) -> None:
         """An event of every so many steps, that names the requests in it."""
-        self._untold += self._told_share
-        if self._untold < 1.0 or not step.sequences:
+        self._step_credit += self._step_share
+        if self._step_credit < 1.0 or not step.sequences:
             return
-        self._untold -= 1.0
+        self._step_credit -= 1.0
         asked = (self._calls[sequence.id].request.asked for sequence in step.sequences if sequence.id in self._calls)
         named = tuple(dict.fromkeys(request.traceparent for request in asked if request.traceparent is not None))
         told = EngineStep(seconds, len(step.decodes), step.tokens - len(step.decodes), named)
-        self._told.append(EngineEvent(EngineEventKind.STEP, "", 0, step=told))
+        self._step_events.append(EngineEvent(EngineEventKind.STEP, "", 0, step=told))
 
     def _learn(self, step: Step, seconds: float) -> None:
         """Keep a running mean of seconds per prompt token, from steps that are mostly prompts."""

@@ -85,7 +85,10 @@ class LeaseTable:
         tier = lease.tier
         if previous is not None:
             tier, digests = previous.tier, digests or previous.digests
-        found = self._cache.find(digests, len(digests), hint) if tier is Tier.DEVICE else blocks_of()
+        if tier is Tier.DEVICE:
+            found = self._cache.find(digests, len(digests), hint)
+        else:
+            found = previous.blocks if previous is not None and digests == previous.digests else blocks_of()
         same = (
             previous is not None
             and len(found) > 0
@@ -95,8 +98,10 @@ class LeaseTable:
         )
         if previous is not None and not same:
             self._let_go(previous)
-        if tier is Tier.DEVICE:
-            blocks = found if same else self._hold(tier, found, lease.rank)
+        if same:
+            blocks = found
+        elif tier is Tier.DEVICE:
+            blocks = self._hold(tier, found, lease.rank)
         else:
             blocks = self._hold_on_host(digests, lease.program, lease.rank)
         if not blocks:
@@ -256,10 +261,13 @@ class LeaseTable:
         """Because a share is full, not the memory: what gives way on the device ends, if the host has no room."""
         return self.break_one(tier, below=min(rank, _LARGEST))
 
-    def _hold_on_host(self, digests: Sequence[Digest], program: str, rank: float) -> Blocks[int]:
-        """Lease a chain on the host: what is there, and copies of what is only on the device."""
+    def _hold_on_host(
+        self, digests: Sequence[Digest], program: str, rank: float, device: Blocks[int] | None = None
+    ) -> Blocks[int]:
+        """Lease a chain on the host: what is there, and copies of what is only on the device, if known in `device`."""
         cache = self._cache
-        device = cache.find(digests, len(digests))
+        if device is None or cache.device.index.get(digests[-1]) != device[-1]:
+            device = cache.find(digests, len(digests))
         here = cache.host.index.run(digests, 0, len(digests))
         count = max(len(device), len(here))
         while count and self._budget[Tier.HOST]:
@@ -276,7 +284,7 @@ class LeaseTable:
 
     def _move_down(self, held: _Held) -> bool:
         """From the device to the host. False: it could not be held there and has ended."""
-        blocks = self._hold_on_host(held.digests, held.program, held.rank)
+        blocks = self._hold_on_host(held.digests, held.program, held.rank, held.blocks)
         del self._held[held.lease]
         self._let_go(held)
         if not blocks:

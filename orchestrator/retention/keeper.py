@@ -17,8 +17,9 @@ from orchestrator.retention.chains import Chain
 from orchestrator.retention.desk import Desk
 from orchestrator.retention.rules import Plan
 
-_SHORTEST_S = 0.05
-"""No lease is shorter: a message to the engine costs as much."""
+_SHORTEST_S, _SHORTEST_SHARE = 0.05, 0.125
+"""No lease is shorter than these seconds, as a message to the engine costs as much, nor, where a return is due at once
+and does not come, than this share of the pause so far."""
 _AGAIN_S = 0.5
 """Two looks at all leases because of the price are at least this far apart."""
 _PRICE_MOVED = 1.5
@@ -65,13 +66,17 @@ class Keeper:
         """Do what was planned. `outcome`: of a lease that ends here."""
         now, desk = self._clock.now(), chain.desk
         chain.rank = plan.rank
+        shortest_s = max(_SHORTEST_S, _SHORTEST_SHARE * (now - chain.began_at))
         if plan.keep_s > 0 and (chain.lease is None or chain.lease.tier is Tier.DEVICE):
-            keep_s = min(max(plan.keep_s, _SHORTEST_S), desk.capabilities.max_lease_ttl_s or math.inf)
+            keep_s = plan.keep_s if plan.keep_s >= _SHORTEST_S else shortest_s
+            keep_s = min(keep_s, desk.capabilities.max_lease_ttl_s or math.inf)
             if self._hold(chain, plan, Tier.DEVICE, now + keep_s):
                 desk.retain(chain, keep_s, Tier.DEVICE, plan.rank)
                 self._arm(desk)
                 return
         host_s = max(plan.host_s, plan.keep_s)
+        if 0 < host_s < _SHORTEST_S:
+            host_s = shortest_s
         if host_s > 0 and self._to_host(chain, plan, now + host_s):
             self._arm(desk)
             return
