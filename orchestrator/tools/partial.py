@@ -72,6 +72,8 @@ class PartialRuns:
         try:
             if begun.tool != tool or others != begun.arguments or not isinstance(text, str):
                 raise ValueError("another call")
+            if begun.task.done() and (begun.task.cancelled() or begun.task.exception() is not None):
+                raise ValueError("it failed before it had everything: the call is made anew")
             begun.feed(text)
         except ValueError:
             begun.task.cancel()

@@ -14,15 +14,15 @@ from random import Random
 
 from pydantic import JsonValue
 
-from dag.schema import SchemaError, validator
-from orchestrator.errors import Busy, Conflict, InvalidSubmission, WorkerUnknown
+from orchestrator.errors import Busy, Conflict, WorkerUnknown
 from orchestrator.limits import Limits
 from orchestrator.tools.failures import CallFailure, FailureType
+from orchestrator.tools.registration import check_registration
 from orchestrator.tools.runs import Intend, ToolRun
 from orchestrator.tools.worker import Job, Skill, TaskStream, Worker
+from tenuto.pieces import Pieces
 from tenuto.wire import (
     CancelTask,
-    FieldError,
     FunctionTask,
     ModelTask,
     TaskResult,
@@ -93,7 +93,7 @@ class WorkerPool:
                 f"{len(self._workers)} workers are registered, the limit is {self._limits.workers} (limits.workers)",
                 retry_after_s=self._limits.retry_after_s,
             )
-        _check_registration(registration)
+        check_registration(registration)
         worker = Worker(f"worker_{self._rng.getrandbits(64):016x}", tenant, registration)
         self._workers[worker.id] = worker
         loop = asyncio.get_running_loop()
@@ -116,7 +116,7 @@ class WorkerPool:
         toolset.workers[worker.id] = worker
         for skill in worker.skills:
             for job in toolset.waiting.get(skill, {}).values():
-                job.stop_timer()
+                job.stop()
         self._feed(toolset, worker.skills)
         return worker.stream
 
@@ -185,6 +185,12 @@ class WorkerPool:
         known = self._toolsets.get((tenant, toolset or ""))
         return known is not None and known.offers(Skill("model", model))
 
+    def begins(self, tenant: str, toolset: str, tool: str) -> bool:
+        """True if a worker could begin this tool now, on a part of its arguments."""
+        known = self._toolsets.get((tenant, toolset))
+        worker = known.free_worker(Skill("tool", tool)) if known is not None else None
+        return worker is not None and worker.registration.pieces
+
     def tools(self, tenant: str) -> tuple[OfferedTool, ...]:
         """Every tool that the tenant's connected workers offer."""
         offered: list[OfferedTool] = []
@@ -198,13 +204,20 @@ class WorkerPool:
     # -- tasks ----------------------------------------------------------------------------------
 
     async def run(
-        self, run: ToolRun, started: Callable[[], None], intend: Intend | None = None, *, queue_s: float | None = None
+        self,
+        run: ToolRun,
+        started: Callable[[], None],
+        intend: Intend | None = None,
+        *,
+        queue_s: float | None = None,
+        partial: tuple[str, Pieces] | None = None,
     ) -> JsonValue:
         """Run one attempt of a function call on a worker; `started` is told when one is given the task.
 
         `intend` is awaited when a worker has a place for it and before the task is sent. `queue_s` bounds the wait
-        for that place. Raises CallFailure: what the tool reported, or `timeout`, `queue_timeout`, `worker_lost`
-        (lost), `no_worker`. Cancelling takes the task back from its worker.
+        for that place. `partial`: an argument that is still being written, by name. Raises CallFailure: what the tool
+        reported, or `timeout`, `queue_timeout`, `worker_lost` (lost), `no_worker`. Cancelling takes the task back from
+        its worker.
         """
         task = FunctionTask.model_construct(
             kind="function",
@@ -218,29 +231,32 @@ class WorkerPool:
             attempt=run.attempt,
             traceparent=run.traceparent,
             fetch=dict(run.large),
+            partial=partial[0] if partial is not None else None,
         )
-        skill = Skill("tool", run.tool)
-        return await self._do(run.tenant, run.toolset, task, skill, run.timeout_s, started, intend, queue_s)
+        job = self._job(task, Skill("tool", run.tool), started, run.timeout_s)
+        job.held = intend is not None
+        job.pieces = partial[1] if partial is not None else None
+        return await self._do(run.tenant, run.toolset, job, intend, queue_s)
 
     async def ask(self, tenant: str, toolset: str, task: ModelTask, started: Callable[[], None]) -> JsonValue:
         """Ask a hosted model. Raises CallFailure as `run` does."""
         task = task.model_copy(update={"task": self._task_id()})
-        return await self._do(tenant, toolset, task, Skill("model", task.model), None, started)
+        return await self._do(tenant, toolset, self._job(task, Skill("model", task.model), started, None))
+
+    @staticmethod
+    def _job(task: FunctionTask | ModelTask, skill: Skill, started: Callable[[], None], timeout_s: float | None) -> Job:
+        return Job(task, skill, timeout_s, started, asyncio.get_running_loop().create_future())
 
     async def _do(
         self,
         tenant: str,
         toolset_name: str,
-        task: FunctionTask | ModelTask,
-        skill: Skill,
-        timeout_s: float | None,
-        started: Callable[[], None],
+        job: Job,
         intend: Intend | None = None,
         queue_s: float | None = None,
     ) -> JsonValue:
         toolset = self._toolset(tenant, toolset_name)
         loop = asyncio.get_running_loop()
-        job = Job(task, skill, timeout_s, started, loop.create_future(), held=intend is not None)
         queue_timer = loop.call_later(queue_s, self._overdue, toolset, job, queue_s) if queue_s is not None else None
         try:
             if intend is not None:
@@ -289,7 +305,7 @@ class WorkerPool:
             self._await_worker(toolset, job)
 
     def _give(self, worker: Worker, job: Job) -> None:
-        job.stop_timer()
+        job.stop()
         worker.take(job)
         if not job.held:
             self._send(worker, job)
@@ -305,6 +321,7 @@ class WorkerPool:
             job.timeout_s = spec.timeout_s if spec is not None else None
             job.message = job.message.model_copy(update={"timeout_s": job.timeout_s})
         worker.stream.send(worker.as_sent(job.message))
+        job.follow(worker.stream)
         if job.timeout_s is None and isinstance(job.message, FunctionTask):
             job.timeout_s = self._limits.function_s
         if job.timeout_s is not None:
@@ -329,13 +346,13 @@ class WorkerPool:
 
     def _leave(self, job: Job) -> None:
         """Take a running job off its worker."""
-        job.stop_timer()
+        job.stop()
         if job.worker is not None:
             job.worker.drop(job)
 
     def _withdraw(self, toolset: _Toolset, job: Job) -> None:
         """Whoever asked for the job has gone: take it out of the queue, or back from its worker."""
-        job.stop_timer()
+        job.stop()
         toolset = self._toolset(toolset.tenant, toolset.name)
         worker = job.worker
         if worker is None:
@@ -470,22 +487,3 @@ def _fail(job: Job, failure: CallFailure) -> None:
 
 def _what(job: Job) -> str:
     return f"{job.skill.kind} {job.skill.name!r}"
-
-
-def _check_registration(registration: WorkerRegistration) -> None:
-    errors: list[FieldError] = []
-    seen: set[str] = set()
-    for index, tool in enumerate(registration.tools):
-        if tool.name in seen:
-            message = f"tool {tool.name!r} is declared twice"
-            errors.append(FieldError(pointer=f"/tools/{index}/name", message=message, fix="give each tool one name"))
-        seen.add(tool.name)
-        for name, schema in (("parameters", tool.parameters), ("returns", tool.returns)):
-            try:
-                validator(schema)
-            except SchemaError as error:
-                pointer = f"/tools/{index}/{name}{error.pointer}"
-                fix = "give a JSON Schema (draft 2020-12)"
-                errors.append(FieldError(pointer=pointer, message=str(error), fix=fix))
-    if errors:
-        raise InvalidSubmission(f"the worker declares {errors[0].message}", errors=errors)

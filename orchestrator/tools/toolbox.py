@@ -20,7 +20,6 @@ from orchestrator.tools.caps import Caps
 from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.foresight import Ended, Foreseen
 from orchestrator.tools.handed import HandedOut
-from orchestrator.tools.handed import HandedOut
 from orchestrator.tools.partial import PartialRun, PartialRuns
 from orchestrator.tools.pool import OfferedTool, WorkerPool
 from orchestrator.tools.runs import Intend, ToolHost, ToolRun, canonical
@@ -58,7 +57,6 @@ class Toolbox:
         self._overdue: set[asyncio.Task[Any]] = set()
         self._watch: asyncio.TimerHandle | None = None
         self.partial = PartialRuns()
-        self.handed = HandedOut()
         self.handed = HandedOut()
         self.reads = ReadResults(clock, limit_bytes=limits.tool_cache_bytes)
         self.ahead = Speculation(clock, most=limits.speculations)
@@ -114,7 +112,6 @@ class Toolbox:
         self.ahead.program_ended(program)
         self.partial.program_ended(program)
         self.handed.program_ended(program)
-        self.handed.program_ended(program)
 
     # -- running --------------------------------------------------------------------------------
 
@@ -125,9 +122,6 @@ class Toolbox:
         Raises CallFailure: what the tool reported, or `queue_timeout`, `timeout`, `no_worker`, `worker_lost`.
         Cancelling it cancels the tool.
         """
-        if self.handed.holds(run.program, run.call):
-            started()
-            return await self.handed.result(run, self._limits.function_s)
         if self.handed.holds(run.program, run.call):
             started()
             return await self.handed.result(run, self._limits.function_s)
@@ -174,12 +168,14 @@ class Toolbox:
         return value
 
     def begin(self, run: ToolRun, name: str) -> PartialRun | None:
-        """Begin a `read` tool of the server on a part of its argument `name`, if it asks for that and there is room."""
-        found = self._by_tool.get(run.tool)
-        if found is None or self._workers.spec(run.tenant, run.toolset, run.tool) is not None:
-            return None  # workers get their calls when they are complete
-        host, spec = found
-        if spec.effect is not EffectClass.READ or name not in spec.partial:
+        """Begin a `read` tool on a part of its argument `name`, if it asks for that and there is room."""
+        spec = self._workers.spec(run.tenant, run.toolset, run.tool)
+        host: ToolHost | None = None
+        if spec is None and (found := self._by_tool.get(run.tool)) is not None:
+            host, spec = found
+        if spec is None or spec.effect is not EffectClass.READ or name not in spec.partial:
+            return None
+        if host is None and not self._workers.begins(run.tenant, run.toolset, run.tool):
             return None
         wanted = self._wanted(run, spec, host)
         if not self.caps.try_enter(wanted):
@@ -187,6 +183,8 @@ class Toolbox:
 
         async def on(pieces: Any) -> JsonValue:
             try:
+                if host is None:
+                    return await self._workers.run(run, lambda: None, partial=(name, pieces))
                 whole = run._replace(arguments={**run.arguments, name: pieces})
                 return await self._hosted(whole, spec, host, lambda: None)
             finally:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from tenuto.wire import FunctionTask, ModelTask, TaskMessage, ToolSpec, WorkerRegistration
+from tenuto.pieces import Pieces
+from tenuto.wire import FunctionTask, ModelTask, TaskMessage, TaskPiece, ToolSpec, WorkerRegistration
 
 
 class Skill(NamedTuple):
@@ -39,11 +40,22 @@ class Job:
     held: bool = False
     placed: asyncio.Future[None] | None = None
     abandoned: bool = False
+    pieces: Pieces | None = None  # the argument that is still being written
+    pump: asyncio.Task[None] | None = None
 
-    def stop_timer(self) -> None:
+    def stop(self) -> None:
+        """Wait for nothing more, and tell nothing more of its argument."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.pump is not None:
+            self.pump.cancel()
+            self.pump = None
+
+    def follow(self, stream: TaskStream) -> None:
+        """Hand on the argument that is still being written, as it grows."""
+        if self.pieces is not None:
+            self.pump = asyncio.get_running_loop().create_task(_pump(self.message.task, self.pieces, stream))
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +123,12 @@ class Worker:
         job.worker = None
 
 
+async def _pump(task: str, pieces: Pieces, stream: TaskStream) -> None:
+    async for text in pieces:
+        stream.send(TaskPiece.model_construct(kind="piece", task=task, text=text, last=False))
+    stream.send(TaskPiece.model_construct(kind="piece", task=task, text="", last=True))
+
+
 class TaskStream:
     """The tasks of one worker, as an async iterator. When it is closed, or cancelled under its reader, the worker
     is gone: `on_close` is told once. It ends by itself when the worker is removed."""
@@ -122,7 +140,7 @@ class TaskStream:
         self._open = True
 
     def send(self, message: TaskMessage) -> None:
-        """Put a message behind the others. Bounded by the worker's concurrency: each task has at most two."""
+        """Put a message behind the others. A task has at most two, and the pieces of a text."""
         self._messages.append(message)
         self._notify()
 

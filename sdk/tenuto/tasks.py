@@ -21,6 +21,7 @@ from opentelemetry import propagate
 from tenuto.context import current_client
 from tenuto.errors import InvalidArgument
 from tenuto.functions import Tool
+from tenuto.pieces import Pieces
 from tenuto.typed import Typed, require_json
 from tenuto.wire import ErrorValue, FunctionTask, ModelTask, TaskResult
 
@@ -89,18 +90,22 @@ class TaskRunner:
         else:
             thread.add_done_callback(lambda _: then())
 
-    async def result(self, task: FunctionTask | ModelTask) -> TaskResult:
-        """The task's result, errors included. Only cancellation is raised."""
+    async def result(self, task: FunctionTask | ModelTask, pieces: Pieces | None = None) -> TaskResult:
+        """The task's result, errors included. Only cancellation is raised. `pieces`: its argument that is still being
+        written, if there is one."""
         current_client.set(self._client())
         try:
             with _trace(task.traceparent):
-                value = await (self._function(task) if isinstance(task, FunctionTask) else self._model(task))
+                if isinstance(task, FunctionTask):
+                    value = await self._function(task, pieces)
+                else:
+                    value = await self._model(task)
         except TaskFailure as failure:
             error = ErrorValue(type=failure.type, message=failure.message, call=task.call, attempts=task.attempt)
             return TaskResult(task=task.task, error=error, retryable=failure.retryable)
         return TaskResult(task=task.task, value=value)
 
-    async def _function(self, task: FunctionTask) -> Any:
+    async def _function(self, task: FunctionTask, pieces: Pieces | None) -> Any:
         tool = self._tools.get(task.tool)
         if tool is None:
             known = ", ".join(sorted(self._tools)) or "none"
@@ -108,7 +113,8 @@ class TaskRunner:
                 "unknown_tool", f"this worker has no tool {task.tool!r}; it has: {known}", retryable=False
             )
         try:
-            args, kwargs = tool.signature.load(task.arguments)
+            begun = {task.partial: pieces} if task.partial is not None else {}
+            args, kwargs = tool.signature.load({**task.arguments, **begun})
         except InvalidArgument as error:
             raise TaskFailure("arguments_invalid", str(error), retryable=False) from error
         value = await self._guarded(f"tool {tool.name!r}", task, lambda: self._called(task, tool, args, kwargs))

@@ -18,6 +18,7 @@ from tenuto.errors import InvalidArgument, NotFound, TenutoError, TooLarge
 from tenuto.fetched import Fetched
 from tenuto.functions import Tool, module_tools
 from tenuto.http import HTTP, Backoff, mismatch, parsed
+from tenuto.pieces import Pieces
 from tenuto.tasks import Model, TaskFailure, TaskRunner
 from tenuto.wire import (
     CancelTask,
@@ -25,6 +26,7 @@ from tenuto.wire import (
     FunctionTask,
     HostedModel,
     TaskMessage,
+    TaskPiece,
     TaskResult,
     WorkerInfo,
     WorkerRegistration,
@@ -51,6 +53,7 @@ class Session:
         self._http = http
         self._runner = runner
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._pieces: dict[str, Pieces] = {}  # arguments that are still being written, by task
         self._taken_back: set[str] = set()
         self._results: list[TaskResult] = []
         self._wake = asyncio.Event()
@@ -82,6 +85,14 @@ class Session:
                 self._taken_back.add(message.task)
                 running.cancel()
             return
+        if isinstance(message, TaskPiece):
+            if pieces := self._pieces.get(message.task):
+                pieces.push(message.text)
+                if message.last:
+                    self._pieces.pop(message.task).close()
+            return
+        if isinstance(message, FunctionTask) and message.partial is not None:
+            self._pieces[message.task] = Pieces()
         task = asyncio.create_task(self._run(message))
         self._running[message.task] = task
         task.add_done_callback(lambda _: self._ended(message.task))
@@ -105,7 +116,7 @@ class Session:
             message = f"the large arguments of tool {task.tool!r} could not be read: {error}"[:4000]
             fault = ErrorValue(type="arguments_unavailable", message=message, call=task.call, attempts=task.attempt)
             return TaskResult(task=task.task, error=fault, retryable=True)
-        return await self._runner.result(task)
+        return await self._runner.result(task, self._pieces.get(task.task))
 
     def _ready(self, result: TaskResult) -> None:
         """The task is over, and its place on this worker free."""
@@ -114,6 +125,7 @@ class Session:
 
     def _ended(self, task: str) -> None:
         self._running.pop(task, None)
+        self._pieces.pop(task, None)
         self._taken_back.discard(task)
         self._wake.set()
 
@@ -283,6 +295,7 @@ class Worker:
             concurrency=self._concurrency,
             beats=True,
             fetches=True,
+            pieces=True,
         )
         response = await self._http.request("POST", "/v1/workers", body=registration.model_dump_json())
         return Session(self._http, parsed(WorkerInfo, response.content), self._runner, self._fetched)

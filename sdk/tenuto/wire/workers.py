@@ -52,6 +52,7 @@ class WorkerRegistration(WireModel):
 
     `beats`: the worker will bring results, an empty batch if need be, every `heartbeat_s` seconds; one that is silent
     for three of them is taken for lost, long before its connection is. `fetches`: it reads large arguments itself.
+    `pieces`: it begins calls of which one argument comes in pieces.
     """
 
     toolset: str = Field(max_length=200)
@@ -60,6 +61,7 @@ class WorkerRegistration(WireModel):
     concurrency: int = Field(default=256, ge=1, le=100_000)
     beats: bool = False
     fetches: bool = False
+    pieces: bool = False
 
 
 class WorkerInfo(WireModel):
@@ -79,6 +81,7 @@ class FunctionTask(WireModel):
     """Run a tool. Equal `idempotency_key`s are attempts of one and the same call.
 
     `fetch`: arguments that are large, as parts of the program's variables; a worker that `fetches` reads them there.
+    `partial`: the argument that is still being written; it comes as `TaskPiece`s behind the task.
     """
 
     kind: Literal["function"] = "function"
@@ -92,6 +95,7 @@ class FunctionTask(WireModel):
     attempt: int
     traceparent: str | None = None
     fetch: dict[str, Reference] = Field(default_factory=dict)
+    partial: Name | None = None
 
 
 class ModelTask(WireModel):
@@ -112,13 +116,22 @@ class ModelTask(WireModel):
     traceparent: str | None = None
 
 
+class TaskPiece(WireModel):
+    """More of the argument that a task began with a part of; `last`: it is complete."""
+
+    kind: Literal["piece"] = "piece"
+    task: str
+    text: str = ""
+    last: bool = False
+
+
 class CancelTask(WireModel):
     kind: Literal["cancel"] = "cancel"
     task: str
 
 
 Task: TypeAlias = FunctionTask | ModelTask
-TaskMessage: TypeAlias = Annotated[FunctionTask | ModelTask | CancelTask, Field(discriminator="kind")]
+TaskMessage: TypeAlias = Annotated[FunctionTask | ModelTask | TaskPiece | CancelTask, Field(discriminator="kind")]
 
 
 class TaskResult(WireModel):
