@@ -65,7 +65,7 @@ class Step:
         return len(self.decodes) + sum(piece.count for piece in self.pieces)
 
 
-_is_decoding = attrgetter("decoding")
+_is_decoding, _is_stalled = attrgetter("decoding"), attrgetter("stalled")
 
 
 def _order(sequence: Sequence) -> tuple[PriorityKey, int]:
@@ -182,10 +182,8 @@ class Scheduler:
         step = Step()
         while len(self._running) > self._limit:
             self._pause(self._running[-1])
-        filled, self._filled = self._filled, []
-        for sequence in filled:
-            if sequence.decoding and len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
-                self._go_on(sequence)
+        if self._filled:
+            self._go_on()
         budget = self._token_budget - len(self._current())
         if self._prefilling or len(self.queue):
             budget = self._prefill(step, budget)
@@ -201,17 +199,20 @@ class Scheduler:
 
     def advance(self, step: Step, results: Seq[Result]) -> None:
         """The step is done: its positions are computed, and `results` go to `step.sampled`."""
-        filled, running = self._filled, State.RUNNING
+        filled: list[Sequence] = []
+        running = State.RUNNING
         for sequence, result in zip(step.decodes, results, strict=False):
             if type(result) is int:
                 if sequence.state is running:
                     sequence.tokens.append(result)
                     computed = sequence.computed = sequence.computed + 1
                     if not computed % BLOCK_TOKENS:
-                        self.tables.fill(sequence, computed // BLOCK_TOKENS - 1)
                         filled.append(sequence)
             else:
                 self._accept(sequence, result)
+        if filled:
+            self.tables.fill_each(filled, 1)
+            self._filled += filled
         if step.pieces:
             self._advance_pieces(step, results)
 
@@ -220,6 +221,7 @@ class Scheduler:
 
         For simulated engines, whose tokens grow by the run.
         """
+        filled = []
         for sequence in step.decodes:
             first = sequence.computed // BLOCK_TOKENS
             sequence.computed += steps
@@ -229,7 +231,9 @@ class Scheduler:
                 missing = last + 1 - len(sequence.table)
                 if missing > 0:
                     self.tables.grow(sequence, missing)
-                self.tables.fill(sequence, first)
+                filled.append(sequence)
+        if filled:
+            self.tables.fill_each(filled, steps)
 
     def quiet_steps(self, step: Step, at_most: int) -> int:
         """How many steps (1 to `at_most`) would be just like `step`, each sequence decoding one token more.
@@ -321,8 +325,8 @@ class Scheduler:
         self.tables.owe(sequence, blocks_for(len(sequence.tokens) + sequence.remaining) - len(sequence.table))
         if sequence.decoding:
             self._stale = True
-            if len(sequence.table) * BLOCK_TOKENS <= sequence.computed:
-                self._go_on(sequence)
+            if self._is_full(sequence):
+                self._grow(sequence)
         else:
             self._prefilling[sequence] = None
         if not paused:
@@ -369,7 +373,22 @@ class Scheduler:
                 return
             self._preempt(victim)
 
-    def _go_on(self, sequence: Sequence) -> None:
+    def _go_on(self) -> None:
+        """Give all who decode and have filled their last block another one."""
+        filled, self._filled = self._filled, []
+        needy = [sequence for sequence in filled if self._is_full(sequence)]
+        if not needy or (not any(map(_is_stalled, needy)) and self.tables.grow_each(needy)):
+            return
+        for sequence in needy:
+            if self._is_full(sequence):  # and has not lost its memory to those before it
+                self._grow(sequence)
+
+    @staticmethod
+    def _is_full(sequence: Sequence) -> bool:
+        """Whether it decodes, and has no place for its next token."""
+        return sequence.decoding and len(sequence.table) * BLOCK_TOKENS <= sequence.computed
+
+    def _grow(self, sequence: Sequence) -> None:
         """Give a decoding sequence the block that its next token needs; without memory it stalls where it is."""
         stalled = not self.tables.grow(sequence, 1)
         if stalled:

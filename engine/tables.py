@@ -57,12 +57,6 @@ class Tables:
 
     def grow(self, sequence: Sequence, count: int, *, owed: bool = True) -> bool:
         """Up to `count` more blocks for a running sequence, if need be from others. False: none, it must wait."""
-        if count == 1 and (block := self._cache.device.take_one()) is not None:
-            sequence.table.append(block)
-            if owed and sequence.owed:
-                sequence.owed -= 1
-                self.owed -= 1
-            return True
         taken = self._cache.device.take(count)
         if taken is None:
             self._make_room(sequence, count)
@@ -73,6 +67,18 @@ class Tables:
         sequence.table.extend(taken)
         if owed and sequence.owed:
             self.owe(sequence, sequence.owed - count)
+        return True
+
+    def grow_each(self, sequences: list[Sequence]) -> bool:
+        """One more block for each of `sequences`. False, and nothing happens, if there are not so many to be had."""
+        taken = self._cache.device.take(len(sequences))
+        if taken is None:
+            return False
+        for sequence, block in zip(sequences, taken, strict=True):
+            sequence.table.append(block)
+            if sequence.owed:
+                sequence.owed -= 1
+                self.owed -= 1
         return True
 
     def publish(self, sequence: Sequence, first: int, end: int) -> int:
@@ -89,6 +95,33 @@ class Tables:
         if end > first:
             sequence.hash_blocks()
             self.publish(sequence, first, end)
+
+    def fill_each(self, sequences: list[Sequence], steps: int) -> None:
+        """List the blocks that decoding sequences have filled with their last `steps` tokens."""
+        blocks, above = blocks_of(), blocks_of()
+        digests: list[Digest] = []
+        parents: list[Digest] = []
+        programs: list[str] = []
+        for sequence in sequences:
+            table, hashes, computed = sequence.table, sequence.hash_blocks(), sequence.computed
+            first, end = (computed - steps) // BLOCK_TOKENS, computed // BLOCK_TOKENS
+            if first:
+                above.append(table[first - 1])
+                parents.append(hashes[first - 1])
+            else:
+                parents.append(None)
+            if end == first + 1:
+                blocks.append(table[first])
+                digests.append(hashes[first])
+                programs.append(sequence.program)
+            else:
+                blocks += table[first:end]
+                digests += hashes[first:end]
+                parents += hashes[first : end - 1]
+                programs += [sequence.program] * (end - first)
+        if not self._cache.publish_new(blocks, digests, parents, programs, above):
+            for sequence in sequences:
+                self.fill(sequence, (sequence.computed - steps) // BLOCK_TOKENS)
 
     def publish_tail(self, sequence: Sequence) -> Digest | None:
         """Let the partial last block of what is computed be found; its name, or that of a full last block."""

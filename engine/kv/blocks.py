@@ -21,7 +21,7 @@ _LOOK = 256
 
 
 def blocks_of(numbers: Iterable[int] = ()) -> Blocks[int]:
-    return array("i", numbers)
+    return array("i", numbers if isinstance(numbers, list) else [*numbers])  # an iterator's numbers would cost thrice
 
 
 def _places(blocks: Blocks[int]) -> _Numbers:
@@ -83,6 +83,10 @@ class BlockPool:
         """Whether the contents of all `blocks` can be found by others."""
         return bool(self.listed.take(_places(blocks)).all())
 
+    def any_listed(self, blocks: Blocks[int]) -> bool:
+        """Whether the contents of one of `blocks` can be found by others."""
+        return bool(self.listed.take(_places(blocks)).any())
+
     def take(self, count: int) -> Blocks[int] | None:
         """`count` (>= 1) free blocks, now active with one reference; None if there are not so many."""
         free = self._free
@@ -93,15 +97,6 @@ class BlockPool:
         self._refs[_places(taken)] = 1
         self.active += count
         return taken
-
-    def take_one(self) -> int | None:
-        """A free block, now active with one reference; None if there is none."""
-        if not self._free:
-            return None
-        block = self._free.pop()
-        self._refs[block] = 1
-        self.active += 1
-        return block
 
     def refer(self, blocks: Blocks[int]) -> None:
         """One more sequence holds `blocks`, which are active, leased or cached."""

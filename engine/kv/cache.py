@@ -44,8 +44,11 @@ class Store:
         self.tier, self._spill = tier, spill
         self.pool = BlockPool(total)
         self.index = PrefixIndex(self.pool.listed, closed=tier is Tier.DEVICE)
-        self.evicted: dict[Digest, None] = {}
-        self.changes: Counter[tuple[EngineEventKind, str]] = Counter()
+        self._evicted: tuple[set[Digest], set[Digest]] = (set(), set())
+        """Digests of what was evicted: lately, and before that."""
+        kinds = (EngineEventKind.STORED, EngineEventKind.EVICTED, EngineEventKind.SWAPPED)
+        self.changes: dict[EngineEventKind, Counter[str]] = {kind: Counter() for kind in kinds}
+        """Blocks by what happened to them and by program, since `drain_events`."""
 
     def take(self, count: int) -> Blocks[int] | None:
         """`count` blocks to write, free or cached; None if there are not so many."""
@@ -56,14 +59,6 @@ class Store:
             self._evict(short)
         return self.pool.take(count)
 
-    def take_one(self) -> int | None:
-        """One block to write, free or cached; None if there is none."""
-        if not self.pool.free:
-            if not self.pool.cached:
-                return None
-            self._evict(1)
-        return self.pool.take_one()
-
     def _evict(self, count: int) -> None:
         # A few more at once: giving up blocks one by one costs many times as much.
         gone = self.pool.evict(count + min(self.pool.cached // _AHEAD, _MOST_AHEAD))
@@ -72,19 +67,29 @@ class Store:
         self.unlist(gone)
 
     def unlist(self, blocks: list[int]) -> None:
-        """Nobody finds `blocks` any more; a bounded number of their digests is remembered as `evicted`."""
-        for program, count in Counter(self.index.programs(blocks)).items():
-            self.changes[EngineEventKind.EVICTED, program] += count
-        self.evicted.update(dict.fromkeys(self.index.remove(blocks)))
-        surplus = len(self.evicted) - 4 * self.pool.total
-        if surplus > self.pool.total:
-            for digest in list(self.evicted)[:surplus]:
-                del self.evicted[digest]
+        """Nobody finds `blocks` any more; a bounded number of their digests is remembered."""
+        self.changes[EngineEventKind.EVICTED].update(self.index.programs(blocks))
+        if len(self._evicted[0]) > 2 * self.pool.total:
+            self._evicted = (set(), self._evicted[0])
+        self._evicted[0].update(self.index.remove(blocks))
+
+    def evicted(self, digests: Sequence[Digest]) -> bool:
+        """Whether one of `digests` was evicted, as far as that is remembered."""
+        return not all(gone.isdisjoint(digests) for gone in self._evicted)
+
+    def recall(self, digests: Sequence[Digest]) -> int:
+        """How many of `digests` had been evicted; that is forgotten now."""
+        count = 0
+        for gone in self._evicted:
+            again = gone.intersection(digests)
+            gone -= again
+            count += len(again)
+        return count
 
     def enlist(self, blocks: Blocks[int], digests: Sequence[Digest], parent: Digest | None, program: str) -> None:
         """Let others find held blocks, a run of a chain."""
         self.index.insert(blocks, digests, parent, program)
-        self.changes[EngineEventKind.STORED, program] += len(blocks)
+        self.changes[EngineEventKind.STORED][program] += len(blocks)
 
     def path(self, blocks: Blocks[int]) -> Path | None:
         """Where a chain of listed blocks is now."""
@@ -156,19 +161,31 @@ class BlockCache:
             first += 1
         if first == end:
             return 0
-        above, evicted = digests[first - 1] if first else None, self.device.evicted
-        if end == first + 1 and digests[first] not in evicted:  # what a decoding sequence has filled
-            index.insert_one(table[first], digests[first], above, program)
-            self.device.changes[EngineEventKind.STORED, program] += 1
-            return 0
         new = digests[first:end]
-        self.device.enlist(table[first:end], new, above, program)
-        if evicted.keys().isdisjoint(new):
-            return 0
-        again = [digest for digest in new if digest in evicted]
-        for digest in again:
-            del evicted[digest]
-        return len(again) * BLOCK_TOKENS
+        self.device.enlist(table[first:end], new, digests[first - 1] if first else None, program)
+        return self.device.recall(new) * BLOCK_TOKENS
+
+    def publish_new(
+        self, blocks: Blocks[int], digests: list[Digest], parents: list[Digest], programs: list[str], above: Blocks[int]
+    ) -> bool:
+        """List blocks of many chains at once; `above` are the last blocks of these chains before.
+
+        False, and nothing happens, unless all is as it nearly always is: nobody knows such blocks yet or did, and the
+        chains are listed so far.
+        """
+        device = self.device
+        pool, index = device.pool, device.index
+        if (
+            len(set(digests)) < len(digests)
+            or index.lists_any(digests)
+            or device.evicted(digests)
+            or pool.any_listed(blocks)
+            or not pool.all_listed(above)
+        ):
+            return False
+        index.insert_each(blocks, digests, parents, programs)
+        device.changes[EngineEventKind.STORED].update(programs)
+        return True
 
     def publish_tail(self, table: Blocks[int], digest: Digest, program: str) -> None:
         """Let others find the partial last block of a chain."""
@@ -179,7 +196,7 @@ class BlockCache:
         if block in index:
             index.rename(block, digest)
         else:
-            index.insert_one(block, digest, parent, program)
+            index.insert(table[-1:], [digest], parent, program)
 
     def release(self, table: Blocks[int]) -> None:
         """A sequence lets go of its chain."""
@@ -201,13 +218,9 @@ class BlockCache:
         None, and nothing happens, if it does not fit beside what is held there.
         """
         host = self.host
-        absent = host.index.absent(digests)
-        there = set(absent)
-        known = blocks_of(
-            block
-            for index, digest in enumerate(digests)
-            if index not in there and (block := host.index.get(digest)) is not None
-        )
+        there = host.index.each(digests)
+        absent = [index for index, block in enumerate(there) if block is None]
+        known = blocks_of([block for block in there if block is not None])
         host.pool.refer(known)
         new = host.take(len(absent)) if absent else blocks_of()
         if new is None:
@@ -217,8 +230,10 @@ class BlockCache:
             parents = [digests[index - 1] if index else None for index in absent]
             host.index.insert_each(new, [digests[index] for index in absent], parents, program)
             self.copy(CopyKind.DEVICE_TO_HOST, [table[index] for index in absent], new)
-            host.changes[EngineEventKind.SWAPPED, program] += len(absent)
-        return host.index.run(digests, 0, len(digests))
+            host.changes[EngineEventKind.SWAPPED][program] += len(absent)
+            for index, block in zip(absent, new, strict=True):
+                there[index] = block
+        return blocks_of([block for block in there if block is not None])
 
     def _spill(self, blocks: list[int]) -> None:
         """Blocks that leave the device go to the host, as far as there is room beside what is held there."""
@@ -235,8 +250,7 @@ class BlockCache:
         chosen = [digests[index] for index in absent]
         self.host.index.insert_each(new, chosen, [parents[index] for index in absent], names)
         self.copy(CopyKind.DEVICE_TO_HOST, [blocks[index] for index in absent], new)
-        for program, count in Counter(names).items():
-            self.host.changes[EngineEventKind.SWAPPED, program] += count
+        self.host.changes[EngineEventKind.SWAPPED].update(names)
         new.reverse()  # leaves are let go of first
         self.host.pool.drop(new)
 
@@ -252,7 +266,7 @@ class BlockCache:
         above = digests[first - 1] if first else None
         self.device.enlist(taken, digests[first : first + len(taken)], above, program)
         self.copy(CopyKind.HOST_TO_DEVICE, sources[: len(taken)], taken)
-        self.device.changes[EngineEventKind.SWAPPED, program] += len(taken)
+        self.device.changes[EngineEventKind.SWAPPED][program] += len(taken)
         return taken
 
     def forget(self, digest: Digest) -> None:
@@ -268,9 +282,9 @@ class BlockCache:
         """What changed since the last call, blocks summed by program."""
         events = []
         for store in (self.device, self.host):
-            if store.changes:
-                events += [EngineEvent(k, p, count, tier=store.tier) for (k, p), count in store.changes.items()]
-                store.changes.clear()
+            for kind, counts in store.changes.items():
+                events += [EngineEvent(kind, program, count, tier=store.tier) for program, count in counts.items()]
+                counts.clear()
         if self.leases.events:
             events += self.leases.events
             self.leases.events.clear()

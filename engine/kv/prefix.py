@@ -5,12 +5,13 @@ A hash names a block's tokens and everything before them, under a salt; equal ha
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
+from itertools import takewhile
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,15 @@ Digest = Hashable
 """The name of a block's contents and of all that comes before it: a hash of a full block, a tuple for a partial one."""
 
 ROOT = -1
-_BLOCK_BYTES = BLOCK_TOKENS * 4
+_block_bytes = Struct(f"={BLOCK_TOKENS}i").pack
 
 
-class KeyedTokens(ABC):
+class KeyedTokens:
     """Tokens that know their blocks' names without being spelled out: those of simulated prompts."""
 
-    @abstractmethod
     def extend_keys(self, hashes: list[Any], salt: str) -> None:
         """Append the names of the full blocks that `hashes` lacks; equal names mean equal tokens from the root on."""
+        raise NotImplementedError
 
 
 def extend_chain(hashes: list[Any], tokens: Sequence[int] | KeyedTokens, salt: str) -> None:
@@ -42,15 +43,16 @@ def extend_chain(hashes: list[Any], tokens: Sequence[int] | KeyedTokens, salt: s
     if isinstance(tokens, KeyedTokens):
         tokens.extend_keys(hashes, salt)
         return
-    known = len(hashes)
-    full = len(tokens) // BLOCK_TOKENS
-    if known >= full:
+    end = len(tokens) - BLOCK_TOKENS
+    first = len(hashes) * BLOCK_TOKENS
+    if first > end:
         return
     parent = hashes[-1] if hashes else blake2b(salt.encode(), digest_size=16).digest()
-    data = array("i", tokens[known * BLOCK_TOKENS : full * BLOCK_TOKENS]).tobytes()
-    for first in range(0, len(data), _BLOCK_BYTES):
-        parent = blake2b(parent + data[first : first + _BLOCK_BYTES], digest_size=16).digest()
+    while first <= end:
+        block = _block_bytes(*tokens[first : first + BLOCK_TOKENS])
+        parent = blake2b(parent + block, digest_size=16).digest()
         hashes.append(parent)
+        first += BLOCK_TOKENS
 
 
 def tail_digest(hashes: Sequence[Digest], tokens: Sequence[int], computed: int, salt: str) -> Digest | None:
@@ -88,6 +90,10 @@ class PrefixIndex:
     def get(self, digest: Digest) -> int | None:
         return self._blocks.get(digest)
 
+    def lists_any(self, digests: Sequence[Digest]) -> bool:
+        """Whether one of `digests` is here."""
+        return not self._blocks.keys().isdisjoint(digests)
+
     def name(self, block: int) -> Digest | None:
         """The digest under which `block` is listed."""
         digest: Digest | None = self._digests[block]
@@ -104,9 +110,15 @@ class PrefixIndex:
             return blocks_of()
         if self._closed:
             end = bisect_left(digests, True, first + 1, max(limit, first + 1), key=lambda digest: digest not in known)
-            return blocks_of(map(known.__getitem__, digests[first:end]))
-        found = list(map(known.get, digests[first:limit]))
-        return blocks_of(found[: found.index(None)] if None in found else found)  # type: ignore[arg-type]
+            return blocks_of(list(map(known.__getitem__, digests[first:end])))
+        wanted = digests[first:limit]
+        with suppress(KeyError):
+            return blocks_of(list(map(known.__getitem__, wanted)))
+        return blocks_of([known[digest] for digest in takewhile(known.__contains__, wanted)])
+
+    def each(self, digests: Sequence[Digest]) -> list[int | None]:
+        """The block of each digest; None where it is not here."""
+        return list(map(self._blocks.get, digests))
 
     def absent(self, digests: Sequence[Digest]) -> list[int]:
         """The indices of the digests that are not here."""
@@ -143,16 +155,6 @@ class PrefixIndex:
         self._programs[places] = programs
         self._listed[places] = True
         self._serials[places] = self._serial
-
-    def insert_one(self, block: int, digest: Digest, parent: Digest | None, program: str) -> None:
-        """List one block under a digest that is not listed yet."""
-        self._blocks[digest] = block
-        self._digests[block] = digest
-        self._parents[block] = parent
-        self._programs[block] = program
-        self._serial += 1
-        self._listed[block] = True
-        self._serials[block] = self._serial
 
     def rename(self, block: int, digest: Digest) -> None:
         """A listed leaf holds more now: list it under `digest`, which is not listed yet."""
