@@ -63,7 +63,8 @@ def assemble(
     limits = settings.limits
     pool = EnginePool(local_engines(settings, clock=clock) if engines is None else engines)
     workers = WorkerPool(limits=limits, rng=rng)
-    cache = _cache(settings, pool, clock, rng)
+    metrics = metrics or metrics_from_environment(clock.wall)
+    cache = _cache(settings, pool, clock, rng, metrics)
     tools = Toolbox(workers, clock=clock, limits=limits, hosts=hosts_of(settings.tools, clock=clock, limits=limits))
     runtime = Runtime(
         clock=clock,
@@ -75,9 +76,10 @@ def assemble(
         limits=limits,
         rng=rng,
         telemetry=telemetry or from_environment(rng),
-        metrics=metrics or metrics_from_environment(clock.wall),
+        metrics=metrics,
         cache=cache,
         tools=tools,
+        trace_steps=bool(settings.engine.trace_steps),
     )
     return Parts(
         runtime=runtime,
@@ -173,7 +175,9 @@ async def _start_tools(tools: Toolbox) -> None:
         raise ConfigError(f"tools: {error}") from error
 
 
-def _cache(settings: Settings, pool: EnginePool, clock: OrchestratorClock, rng: Random) -> ServerCache | None:
+def _cache(
+    settings: Settings, pool: EnginePool, clock: OrchestratorClock, rng: Random, metrics: Metrics
+) -> ServerCache | None:
     """The semantic cache, not yet open; None if it is off. Raises ConfigError."""
     options = settings.semantic_cache
     if options.mode == "off":
@@ -184,7 +188,7 @@ def _cache(settings: Settings, pool: EnginePool, clock: OrchestratorClock, rng: 
     directory = model_directory(settings.model)
     revision = "" if directory is None else weights_revision(directory)
     try:
-        return ServerCache(options, pool, clock, rng, weights=revision)
+        return ServerCache(options, pool, clock, rng, weights=revision, metrics=metrics)
     except InvalidPolicy as fault:
         raise ConfigError(f"semantic_cache: {fault}. Correct it under [semantic_cache]") from None
 

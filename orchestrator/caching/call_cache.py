@@ -43,7 +43,8 @@ class Generated:
 class Asked:
     """What a cache says to a call: an answer (`cached` and `value`), or go on to the engine.
 
-    `status` is for the trace: "hit", "bypass: …", "miss: …". A `ticket` must be ended: by `keep`, or by `give_up`.
+    `status` is for the trace: "hit", "bypass: …", "miss: …"; so are the `category` of a miss and its `similarity` to
+    the nearest entry. A `ticket` must be ended: by `keep`, or by `give_up`.
     """
 
     status: str
@@ -52,6 +53,8 @@ class Asked:
     ticket: Ticket | None = None
     examples: tuple[Example, ...] = ()
     shadow: Shadow | None = None
+    category: str | None = None
+    similarity: float | None = None
 
 
 NOTHING = Asked("off")

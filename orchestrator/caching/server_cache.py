@@ -22,11 +22,12 @@ from orchestrator.caching.caller import Caller
 from orchestrator.caching.embedding import load_embedder
 from orchestrator.caching.options import CacheOptions
 from orchestrator.caching.requests import cache_request
+from orchestrator.caching.traced import TracedEmbedder
 from orchestrator.caching.waiting import Waiting
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool
 from orchestrator.journal import Cached
-from orchestrator.telemetry import names
+from orchestrator.telemetry import Metrics, NullMetrics, names
 from semantic_cache import (
     Answer,
     Bypass,
@@ -62,6 +63,7 @@ class ServerCache:
         *,
         weights: str = "",
         embedder: Embedder | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`weights` tells apart what stood behind the same model names at different times. `embedder` stands in for
         the one that the options name. Raises InvalidPolicy."""
@@ -77,6 +79,7 @@ class ServerCache:
         self._storing: set[asyncio.Task[None]] = set()
         self._cache: SemanticCache | None = None
         self._embedder = embedder
+        self._metrics = metrics or NullMetrics()
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.without_embedder = ""
 
@@ -95,9 +98,10 @@ class ServerCache:
                 self._embedder, self.without_embedder = await loading
         if options.mode == "semantic" and self._embedder is None:
             log.warning("the semantic cache answers equal calls only: %s", self.without_embedder)
+        traced = None if self._embedder is None else TracedEmbedder(self._embedder, self._clock, self._metrics, options)
         self._cache = await SemanticCache.open(
             directory / DATABASE,
-            embedder=self._embedder,
+            embedder=traced,
             policies=self._policies,
             judge=None if options.judge_model is None else EngineJudge(self._engines, options.judge_model),
             settings=self._settings,
@@ -170,7 +174,8 @@ class ServerCache:
             return Asked(f"bypass: {outcome.reason}")
         examples = tuple(Example(e.question, e.answer) for e in outcome.examples)
         reason = f"miss: {outcome.reason}" + (f" ({outcome.detail})" if outcome.detail else "")
-        return Asked(reason, ticket=outcome.ticket, examples=examples)
+        ticket, similarity = outcome.ticket, outcome.similarity
+        return Asked(reason, ticket=ticket, examples=examples, category=ticket.category, similarity=similarity)
 
     def keep(self, asked: Asked, made: Generated) -> None:
         if asked.ticket is not None:

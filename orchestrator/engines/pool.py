@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from engine.protocol import Engine, ModelInfo
+from engine.protocol import CountsBlocks, Engine, ModelInfo
 from orchestrator.engines.errors import NoEngine, UnknownModel
 from orchestrator.engines.supervisor import EngineState, EngineStatus, SupervisedEngine
+from orchestrator.telemetry import names
 
 
 class EnginePool:
@@ -60,6 +61,16 @@ class EnginePool:
     def states(self) -> tuple[EngineState, ...]:
         """What every engine is doing; engines without a supervisor are always ready."""
         return tuple(_state(self._engines[name]) for name in self.models())
+
+    def kv_blocks(self) -> list[tuple[int, dict[str, str]]]:
+        """Blocks of KV by engine, tier and state, with the attributes of the metric; of engines that tell."""
+        return [
+            (getattr(blocks, state), {names.ENGINE: name, names.TIER: blocks.tier.value, names.KV_STATE: state})
+            for name, engine in self._engines.items()
+            if isinstance(engine, CountsBlocks)
+            for blocks in engine.kv_blocks()
+            for state in ("free", "active", "leased", "cached")
+        ]
 
     def start(self) -> None:
         """Start loading every model, side by side, in the background."""

@@ -39,6 +39,14 @@ class Cached:
         return CacheHit.model_construct(**{name: getattr(self, name) for name in self.__slots__})
 
 
+class Recomputed(NamedTuple):
+    """The fields of the wire's `Recompute`."""
+
+    tokens: int
+    why: Literal["unleased", "expired", "pressure", "preempted"]
+    left_by: str | None = None
+
+
 class RunFacts(NamedTuple):
     """What is kept of how a call ran."""
 
@@ -51,6 +59,7 @@ class RunFacts(NamedTuple):
     behind: tuple[str, ...] = ()
     finish: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    recompute: Recomputed | None = None
 
     def timeline(self) -> tuple[TimelineSpan, ...]:
         """The spans as the protocol shows them."""
@@ -225,8 +234,14 @@ def _run_facts(stored: dict[str, Any]) -> RunFacts:
     cache = stored.pop("cache", None)  # absent in journals of earlier versions
     behind = tuple(stored.pop("behind", ()))
     logprobs = tuple(_logprob(token) for token in stored.pop("logprobs", ()))
+    again = stored.pop("recompute", None)
     return RunFacts(
-        **stored, spans=spans, cache=None if cache is None else Cached(**cache), behind=behind, logprobs=logprobs
+        **stored,
+        spans=spans,
+        cache=None if cache is None else Cached(**cache),
+        behind=behind,
+        logprobs=logprobs,
+        recompute=None if again is None else Recomputed(*again),
     )
 
 

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from engine.protocol import EngineError, FinishReason
 from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
 from orchestrator.caching.caller import Caller
+from orchestrator.caching.traced import embedding_for
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.generation import Generation
 from orchestrator.runtime.program import Program
@@ -69,13 +70,14 @@ class Answered:
         asked = NOTHING
         with contextlib.suppress(TimeoutError):  # an equal call takes longer than this one may: it goes by itself
             async with asyncio.timeout(call.timeout_s):
-                asked = await services.cache.ask(
-                    call,
-                    program.values,
-                    caller(program),
-                    model=engine.name,
-                    drives_effects=drives_effects(program, call.id),
-                )
+                with embedding_for(program.trace, call.id):
+                    asked = await services.cache.ask(
+                        call,
+                        program.values,
+                        caller(program),
+                        model=engine.name,
+                        drives_effects=drives_effects(program, call.id),
+                    )
         self._run.account("cache", program.now())
         return asked
 
@@ -105,7 +107,7 @@ class Answered:
             finish=FinishReason.STOP,
             error=None,
             messages=(),
-            text=text,
+            pieces=(text,),
             facts=self._facts(asked),
         )
         self._services.cache.shadow(asked, self._generate_aside)

@@ -119,6 +119,7 @@ class Archive:
             at_s,
             parse_traceparent(traceparent),
             parse_traceparent(earlier),
+            agent=submission.agent,
             objective=submission.objective.kind,
             policy=self._policy,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from engine.protocol import FinishReason, TokenLogprob, Usage
-from orchestrator.journal import Cached, Cause, RunFacts, Span
+from orchestrator.journal import Cached, Cause, Recomputed, RunFacts, Span
 from tenuto.wire import Call, ErrorValue, LargeValue, LLMCall, ValueType
 
 
@@ -49,6 +49,7 @@ class CallRun:
     usage: Usage | None = None
     finish: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    recompute: Recomputed | None = None
     behind: tuple[str, ...] = ()
     cache: Cached | None = None
     spans: list[Span] = field(default_factory=list)
@@ -113,6 +114,7 @@ class CallRun:
             behind=self.behind,
             finish=self.finish,
             logprobs=self.logprobs,
+            recompute=self.recompute,
         )
 
     def restore(self, facts: RunFacts) -> None:
@@ -123,6 +125,7 @@ class CallRun:
         self.behind = facts.behind
         self.finish = None if facts.finish is None else FinishReason(facts.finish)
         self.logprobs = facts.logprobs
+        self.recompute = facts.recompute
         tokens = (facts.prompt_tokens, facts.cached_tokens, facts.output_tokens)
         self.usage = Usage(*tokens, 0.0, 0.0, 0.0) if any(tokens) else None  # none: it never ran to its end
 

@@ -22,7 +22,7 @@ from tenuto.wire import FunctionCall, Reference
 class FunctionAttempt:
     """The attempts of one function call. `deadline_s`: when, on the clock, the last must be over."""
 
-    __slots__ = ("_arguments", "_call", "_deadline_s", "_program", "_run", "_services")
+    __slots__ = ("_arguments", "_call", "_deadline_s", "_program", "_run", "_running", "_services")
 
     def __init__(
         self, services: Services, program: Program, run: CallRun, call: FunctionCall, deadline_s: float | None
@@ -33,6 +33,7 @@ class FunctionAttempt:
         self._call = call
         self._deadline_s = deadline_s
         self._arguments: dict[str, JsonValue] = {}
+        self._running = False
 
     async def value(self) -> tuple[JsonValue, bytes]:
         """The tool's result and its JSON. Raises CallFailure. Cancelling takes the task back."""
@@ -105,11 +106,15 @@ class FunctionAttempt:
             await self._program.host.record(Intent(self._program.id, self._call.id)).committed()
 
     def _started(self) -> None:
+        self._services.occupancy.functions += not self._running
+        self._running = True
         self._program.start(self._run)
         self._services.retention.function_started(self._program, self._call, self._arguments)
 
     def _ended(self, trace: CallTrace, began_s: float, error_type: str | None, result: JsonValue) -> None:
         services, program, run, call = self._services, self._program, self._run, self._call
+        services.occupancy.functions -= self._running
+        self._running = False
         services.retention.function_ended(program, call, returned=error_type != "cancelled")
         now_s = program.now()
         run.account("tool" if run.state is CallState.RUNNING else "queue", now_s)

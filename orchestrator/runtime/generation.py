@@ -11,6 +11,7 @@ from hashlib import blake2b
 import orjson
 from pydantic import JsonValue
 
+from dag.paths import remaining
 from dag.plan import read_arguments
 from dag.values import PathError, render
 from engine.protocol import (
@@ -31,6 +32,7 @@ from engine.protocol import (
 )
 from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
 from orchestrator.caching.examples import with_examples
+from orchestrator.journal import Recomputed
 from orchestrator.retention import Chain, Visit, request_id
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.gate import Gate
@@ -69,6 +71,7 @@ class Generation:
         self._told = 0  # of them, with the texts that readers have got
         self._first_chunk_s: float | None = None
         self._visit: Visit | None = None
+        self._slack_s: float | None = None
         self._usage: Usage | None = None
         self._finish: FinishReason | None = None
         self._succeeded = False
@@ -157,6 +160,7 @@ class Generation:
         grammar = _grammar(self._call, engine)
         program, clock = self._program, self._services.clock
         producers = program.graph.predecessors(self._call.id) if program.trace.recording else ()
+        self._slack_s = self._slack() if program.trace.recording else None
         trace = program.trace.llm(self._call, engine.name, self._run.runs, clock.wall(), producers)
         request = self._request(messages, grammar, expected_tokens, key, trace.traceparent)
         program.start(self._run)
@@ -189,7 +193,7 @@ class Generation:
                 finish=self._finish,
                 error=error_type,
                 messages=messages,
-                text="".join(self._pieces),
+                pieces=self._pieces,
                 facts=self._facts(first_chunk_s),
             )
             self._services.metrics.llm_ended(
@@ -206,12 +210,40 @@ class Generation:
         return Facts(
             consumers=graph.successors(self._call.id)[:CONSUMERS],
             behind=run.behind if queued else (),
+            slack_s=self._slack_s,
+            evicted=run.recompute.why if run.recompute is not None else None,
             lease_ttl_s=kept.ttl_s if kept is not None else None,
             lease_tier=kept.tier if kept is not None else None,
             lease_outcome=kept.outcome if kept is not None else None,
             first_chunk_s=first_chunk_s,
             cache_verdict=self._asked.status if self._services.cache.enabled else None,
+            cache_category=self._asked.category,
+            cache_similarity=self._asked.similarity,
         )
+
+    def _slack(self) -> float | None:
+        """Seconds that the call may wait until its program must miss its deadline, by what is known of the longest way
+        from the call to the end; None without a deadline. O(unfinished calls)."""
+        program, statistics = self._program, self._services.statistics
+        if program.objective.deadline_s is None:
+            return None
+        rest = remaining(program.graph, lambda call: statistics.seconds(program.workflow, call) or 0.0)
+        return program.objective.deadline_s - program.now() - rest.get(self._call.id, 0.0)
+
+    def _recomputed(self, usage: Usage) -> Recomputed | None:
+        """What the engine had to read again, and why it had not been kept."""
+        if not usage.recomputed_tokens:
+            return None
+        if usage.preemptions:
+            return Recomputed(usage.recomputed_tokens, "preempted")
+        chain = self._visit.chain if self._visit is not None else None
+        kept = self._visit.found if self._visit is not None else None
+        left_by = chain.call if chain is not None else None
+        if kept is not None and kept.outcome == "expired":
+            return Recomputed(usage.recomputed_tokens, "expired", left_by)
+        if kept is not None and kept.outcome == "pressure":
+            return Recomputed(usage.recomputed_tokens, "pressure", left_by)
+        return Recomputed(usage.recomputed_tokens, "unleased", left_by)
 
     def _messages(self) -> tuple[ChatMessage, ...]:
         try:
@@ -341,6 +373,7 @@ class Generation:
             run.account("decode" if self._pieces else "queue", end_s)
             return
         run.usage = usage
+        run.recompute = self._recomputed(usage)
         prefill_s = min(end_s, run.told_s + usage.queue_s)
         decode_s = min(end_s, prefill_s + usage.prefill_s)
         run.account("queue", prefill_s)

@@ -14,6 +14,8 @@ class Occupancy:
 
     def __init__(self) -> None:
         self._running: dict[str, dict[str, int]] = {}
+        self.functions = 0
+        """Function calls that workers or the server's own tools have now."""
 
     @contextmanager
     def holding(self, engine: str, program: str) -> Iterator[None]:

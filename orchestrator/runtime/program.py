@@ -108,6 +108,7 @@ class Program:
         self.tenant = tenant
         self.principal = principal
         self.workflow = submission.workflow
+        self.agent = submission.agent
         self.objective = submission.objective
         self.toolset = submission.toolset
         self.idle_s = submission.idle_s

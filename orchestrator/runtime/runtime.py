@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
 from random import Random
 
@@ -41,6 +42,7 @@ from orchestrator.telemetry import (
     Metrics,
     NullMetrics,
     NullTelemetry,
+    StepSpans,
     Telemetry,
     names,
 )
@@ -80,6 +82,7 @@ class Runtime(Reader):
         cache: CallCache | None = None,
         retention: RetentionRule | None = None,
         tools: Toolbox | None = None,
+        trace_steps: bool = False,
     ) -> None:
         self._clock = clock
         self._journal = journal
@@ -108,8 +111,10 @@ class Runtime(Reader):
         super().__init__(archive, statistics, limits)
         self._shelf = archive.shelf
         self._live_calls = 0
+        self._seconds: defaultdict[str, float] = defaultdict(float)  # of the calls of ended programs, by cause
         self._in_flight: dict[str, str] = {}  # idempotency keys of submissions that are not durable yet
 
+        self._steps = StepSpans(self._telemetry, clock.wall) if trace_steps else None
         self._observe(self._services.metrics)
 
     @property
@@ -126,6 +131,9 @@ class Runtime(Reader):
         """Let whoever reads the metrics read the numbers that are kept anyway."""
         metrics.observe("tenuto.programs.live", lambda: [(self._shelf.live_count, {})])
         metrics.observe("tenuto.calls.live", lambda: [(self._live_calls, {})])
+        metrics.observe("tenuto.tools.running", lambda: [(self._services.occupancy.functions, {})])
+        metrics.observe("tenuto.program.seconds", lambda: [(s, {names.CAUSE: c}) for c, s in self._seconds.items()])
+        metrics.observe("tenuto.kv.blocks", self._services.engines.kv_blocks)
         metrics.observe("tenuto.cache.lookups", self._services.cache.lookups)
         metrics.observe(
             "tenuto.queue.calls",
@@ -144,6 +152,9 @@ class Runtime(Reader):
         self._fault = None
         async for program in self._archive.unfinished():
             self._go_on(program)
+        if self._steps is not None:
+            engines = self._services.engines
+            self._steps.start(engines.for_model(name) for name in engines.models())
 
     async def close(self) -> None:
         """Stop running calls, end every wait and write what is pending; a later start goes on with live programs."""
@@ -153,6 +164,8 @@ class Runtime(Reader):
         await self._services.priorities.close()
         await self._services.retention.close()
         await self._journal.close()
+        if self._steps is not None:
+            await self._steps.close()
         await self._telemetry.close()
         await self._services.metrics.close()
 
@@ -332,7 +345,12 @@ class Runtime(Reader):
         error = program.error.type if program.error is not None else None
         program.trace.end(self._clock.wall(), error)
         ran = [isinstance(run.call, LLMCall) for run in program.calls.values() if run.runs]
-        self._services.metrics.program_ended(program.workflow, program.seconds(), sum(ran), len(ran) - sum(ran), error)
+        llm_calls, seconds = sum(ran), program.seconds()
+        metrics = self._services.metrics
+        metrics.program_ended(program.workflow, seconds, llm_calls, len(ran) - llm_calls, error, agent=program.agent)
+        for run in program.calls.values():
+            for cause, start_s, end_s in run.spans:
+                self._seconds[cause] += end_s - start_s
 
     def end_durable(self, program: Program) -> None:
         self._shelf.end(program)

@@ -19,6 +19,7 @@ from tenuto.wire import (
     ProgramStatus,
     ProgramSummary,
     ProgramView,
+    Recompute,
     Timeline,
     TimelineCall,
     VariableStatus,
@@ -99,8 +100,7 @@ def _measured(program: Program) -> dict[str, attribution.Measured]:
     """What is known of each call's seconds; of what has not ended, up to now."""
     now_s = program.seconds()
     return {
-        name: attribution.Measured(_after(program, run), run.spans_until(now_s))
-        for name, run in program.calls.items()
+        name: attribution.Measured(_after(program, run), run.spans_until(now_s)) for name, run in program.calls.items()
     }
 
 
@@ -181,5 +181,6 @@ def _timeline_call(program: Program, run: CallRun) -> TimelineCall:
         output_tokens=facts.output_tokens,
         attempts=facts.attempts,
         behind=facts.behind,
+        recompute=None if facts.recompute is None else Recompute.model_construct(**facts.recompute._asdict()),
         cache=None if facts.cache is None else facts.cache.view(),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from orchestrator.telemetry.content import Capture
+from orchestrator.telemetry.environment import BadEnvironment, from_environment, metrics_from_environment
 from orchestrator.telemetry.metrics import Meters, Metrics, NullMetrics
-from orchestrator.telemetry.otel import BadEnvironment, OpenTelemetry, from_environment, metrics_from_environment
+from orchestrator.telemetry.otel import OpenTelemetry
 from orchestrator.telemetry.spans import (
     CONSUMERS,
     NO_FACTS,
@@ -14,12 +16,14 @@ from orchestrator.telemetry.spans import (
     Telemetry,
     parse_traceparent,
 )
+from orchestrator.telemetry.steps import StepSpans
 
 __all__ = [
     "CONSUMERS",
     "NO_FACTS",
     "BadEnvironment",
     "CallTrace",
+    "Capture",
     "Facts",
     "Meters",
     "Metrics",
@@ -27,6 +31,7 @@ __all__ = [
     "NullTelemetry",
     "OpenTelemetry",
     "ProgramTrace",
+    "StepSpans",
     "Telemetry",
     "from_environment",
     "metrics_from_environment",

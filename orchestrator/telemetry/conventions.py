@@ -64,31 +64,21 @@ _OURS: Final = {
     names.SLACK_SECONDS: Level.RECOMMENDED,
 }
 
+_PROGRAM: Final = {
+    names.OPERATION: Level.REQUIRED,
+    names.ERROR_TYPE: Level.CONDITIONAL,
+    names.PROGRAM_ID: Level.REQUIRED,
+    names.OBJECTIVE: Level.RECOMMENDED,
+    names.POLICY: Level.RECOMMENDED,
+}
+
 SPANS: Final[Mapping[str, SpanConvention]] = MappingProxyType(
     {
         names.INVOKE_WORKFLOW: SpanConvention(
-            names.INVOKE_WORKFLOW,
-            names.WORKFLOW_NAME,
-            {
-                names.OPERATION: Level.REQUIRED,
-                names.WORKFLOW_NAME: Level.REQUIRED,
-                names.ERROR_TYPE: Level.CONDITIONAL,
-                names.PROGRAM_ID: Level.REQUIRED,
-                names.OBJECTIVE: Level.RECOMMENDED,
-                names.POLICY: Level.RECOMMENDED,
-            },
+            names.INVOKE_WORKFLOW, names.WORKFLOW_NAME, {names.WORKFLOW_NAME: Level.REQUIRED, **_PROGRAM}
         ),
         names.INVOKE_AGENT: SpanConvention(
-            names.INVOKE_AGENT,
-            names.AGENT_NAME,
-            {
-                names.OPERATION: Level.REQUIRED,
-                names.AGENT_NAME: Level.CONDITIONAL,
-                names.ERROR_TYPE: Level.CONDITIONAL,
-                names.PROGRAM_ID: Level.REQUIRED,
-                names.OBJECTIVE: Level.RECOMMENDED,
-                names.POLICY: Level.RECOMMENDED,
-            },
+            names.INVOKE_AGENT, names.AGENT_NAME, {names.AGENT_NAME: Level.CONDITIONAL, **_PROGRAM}
         ),
         names.CHAT: SpanConvention(
             names.CHAT,
@@ -111,10 +101,14 @@ SPANS: Final[Mapping[str, SpanConvention]] = MappingProxyType(
                 names.TIME_TO_FIRST_CHUNK: Level.RECOMMENDED,
                 names.INPUT_MESSAGES: Level.OPT_IN,
                 names.OUTPUT_MESSAGES: Level.OPT_IN,
+                names.SYSTEM_INSTRUCTIONS: Level.OPT_IN,
                 **_OURS,
                 names.PREFILL_SECONDS: Level.RECOMMENDED,
                 names.DECODE_SECONDS: Level.RECOMMENDED,
+                names.DEVICE_TOKENS: Level.RECOMMENDED,
+                names.HOST_TOKENS: Level.RECOMMENDED,
                 names.RECOMPUTED_TOKENS: Level.RECOMMENDED,
+                names.EVICTED_BY: Level.CONDITIONAL,
                 names.LEASE_TTL: Level.CONDITIONAL,
                 names.LEASE_TIER: Level.CONDITIONAL,
                 names.LEASE_OUTCOME: Level.CONDITIONAL,
@@ -152,9 +146,19 @@ SPANS: Final[Mapping[str, SpanConvention]] = MappingProxyType(
                 names.CALL_ID: Level.REQUIRED,
             },
         ),
+        names.ENGINE_STEP: SpanConvention(
+            names.ENGINE_STEP,
+            names.ENGINE,
+            {
+                names.ENGINE: Level.REQUIRED,
+                names.STEP_DECODES: Level.REQUIRED,
+                names.STEP_PROMPT_TOKENS: Level.REQUIRED,
+            },
+        ),
     }
 )
-"""By operation. Every span of ours is INTERNAL: the engine and the tools are this system's own."""
+"""By operation. Every span of ours is INTERNAL: the engine and the tools are this system's own. An engine's step is no
+operation of the conventions: it has its own trace, and links to the requests that it served."""
 
 LINK_ATTRIBUTES: Final = frozenset({names.VARIABLE_PRODUCER})
 """On the link from a call's span to the span of a call that it consumes from."""
@@ -167,6 +171,7 @@ _TOKENS: Final = (
 )  # fmt: skip
 _FIRST_TOKEN: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _OUTPUT_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_AGENT: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6)
 _WORKFLOW: Final = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 _CALLS: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FINE_OUTPUT_TOKEN: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, *_OUTPUT_TOKEN)
@@ -195,6 +200,20 @@ def _counter(name: str, unit: str, description: str, *attributes: str) -> Metric
 
 
 _WORKFLOW_ATTRIBUTES: Final = {names.WORKFLOW_NAME: Level.REQUIRED, names.ERROR_TYPE: Level.CONDITIONAL}
+_AGENT_ATTRIBUTES: Final = {names.AGENT_NAME: Level.REQUIRED, names.ERROR_TYPE: Level.CONDITIONAL}
+
+
+def _of_programs(
+    what: str, duration: Sequence[float], attributes: Mapping[str, Level]
+) -> tuple[MetricConvention, MetricConvention, MetricConvention]:
+    """The three histograms of programs, or of those that are agents."""
+    name = f"gen_ai.{what}"
+    return (
+        _histogram(f"{name}.duration", "s", "Duration of a program.", duration, attributes),
+        _histogram(f"{name}.inference_calls", "{inference_call}", "LLM calls of a program.", _CALLS, attributes),
+        _histogram(f"{name}.tool_calls", "{tool_call}", "Function calls of a program.", _CALLS, attributes),
+    )
+
 
 METRICS: Final[Mapping[str, MetricConvention]] = MappingProxyType(
     {
@@ -234,23 +253,8 @@ METRICS: Final[Mapping[str, MetricConvention]] = MappingProxyType(
                 _CLIENT_SECONDS,
                 {names.TOOL_NAME: Level.REQUIRED, names.ERROR_TYPE: Level.CONDITIONAL},
             ),
-            _histogram(
-                "gen_ai.invoke_workflow.duration", "s", "Duration of a program.", _WORKFLOW, _WORKFLOW_ATTRIBUTES
-            ),
-            _histogram(
-                "gen_ai.invoke_workflow.inference_calls",
-                "{inference_call}",
-                "LLM calls of a program.",
-                _CALLS,
-                _WORKFLOW_ATTRIBUTES,
-            ),
-            _histogram(
-                "gen_ai.invoke_workflow.tool_calls",
-                "{tool_call}",
-                "Function calls of a program.",
-                _CALLS,
-                _WORKFLOW_ATTRIBUTES,
-            ),
+            *_of_programs(names.INVOKE_WORKFLOW, _WORKFLOW, _WORKFLOW_ATTRIBUTES),
+            *_of_programs(names.INVOKE_AGENT, _AGENT, _AGENT_ATTRIBUTES),
             _gauge("tenuto.programs.live", "{program}", "Programs that have not ended."),
             _gauge("tenuto.calls.live", "{call}", "Calls of programs that have not ended."),
             _gauge("tenuto.queue.calls", "{call}", "LLM calls held back from an engine.", names.ENGINE),
@@ -258,7 +262,7 @@ METRICS: Final[Mapping[str, MetricConvention]] = MappingProxyType(
             _gauge("tenuto.kv.blocks", "{block}", "KV blocks of an engine.", names.ENGINE, names.TIER, names.KV_STATE),
             _counter("tenuto.leases", "{lease}", "Leases that ended.", names.LEASE_OUTCOME),
             _counter("tenuto.cache.lookups", "{lookup}", "Lookups.", names.CACHE_CATEGORY, names.CACHE_VERDICT),
-            _counter("tenuto.program.seconds", "s", "Seconds of calls by cause.", "tenuto.cause"),
+            _counter("tenuto.program.seconds", "s", "Seconds of calls of ended programs.", names.CAUSE),
         )
     }
 )
@@ -266,9 +270,10 @@ METRICS: Final[Mapping[str, MetricConvention]] = MappingProxyType(
 
 def span_faults(name: str, attributes: Mapping[str, Any], *, content: bool = False) -> list[str]:
     """What is wrong with a span of ours by the tables; empty if nothing is. `content`: the user asked for it."""
-    convention = SPANS.get(str(attributes.get(names.OPERATION)))
+    operation = str(attributes.get(names.OPERATION, name.partition(" ")[0]))
+    convention = SPANS.get(operation)
     if convention is None:
-        return [f"{name}: unknown operation {attributes.get(names.OPERATION)!r}"]
+        return [f"{name}: unknown operation {operation!r}"]
     faults = [f"{name}: unknown attribute {key}" for key in attributes if key not in convention.attributes]
     for key, level in convention.attributes.items():
         if level is Level.REQUIRED and key not in attributes:
@@ -317,6 +322,7 @@ _RENAMED: Final[Mapping[Version, Mapping[str, str | None]]] = MappingProxyType(
             names.TIME_TO_FIRST_CHUNK: None,
             names.INPUT_MESSAGES: None,
             names.OUTPUT_MESSAGES: None,
+            names.SYSTEM_INSTRUCTIONS: None,
             names.TOOL_ARGUMENTS: None,
             names.TOOL_RESULT: None,
         },

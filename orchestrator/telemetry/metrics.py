@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -31,6 +31,20 @@ _ANSWER_S = 5.0
 """How long an exporter's thread waits for the event loop."""
 
 
+class _OfPrograms(NamedTuple):
+    """The names of the histograms of programs."""
+
+    duration: str
+    inference_calls: str
+    tool_calls: str
+
+
+_OF_WORKFLOWS, _OF_AGENTS = (
+    _OfPrograms(*(f"gen_ai.{operation}.{field}" for field in _OfPrograms._fields))
+    for operation in (names.INVOKE_WORKFLOW, names.INVOKE_AGENT)
+)
+
+
 class Metrics(Protocol):
     """What the runtime tells. Seconds are of the runtime's clock; `error` is the error's type."""
 
@@ -40,8 +54,17 @@ class Metrics(Protocol):
 
     def tool_ended(self, tool: str, seconds: float, error: str | None) -> None: ...
 
+    def embedded(self, model: str, seconds: float, error: str | None) -> None: ...
+
     def program_ended(
-        self, workflow: str, seconds: float, inference_calls: int, tool_calls: int, error: str | None
+        self,
+        workflow: str,
+        seconds: float,
+        inference_calls: int,
+        tool_calls: int,
+        error: str | None,
+        *,
+        agent: bool = False,
     ) -> None: ...
 
     def observe(self, metric: str, source: Source) -> None:
@@ -66,8 +89,18 @@ class NullMetrics:
     def tool_ended(self, tool: str, seconds: float, error: str | None) -> None:
         return
 
+    def embedded(self, model: str, seconds: float, error: str | None) -> None:
+        return
+
     def program_ended(
-        self, workflow: str, seconds: float, inference_calls: int, tool_calls: int, error: str | None
+        self,
+        workflow: str,
+        seconds: float,
+        inference_calls: int,
+        tool_calls: int,
+        error: str | None,
+        *,
+        agent: bool = False,
     ) -> None:
         return
 
@@ -117,13 +150,25 @@ class Meters:
     def tool_ended(self, tool: str, seconds: float, error: str | None) -> None:
         self._distributions.record("gen_ai.execute_tool.duration", seconds, tool, error)
 
+    def embedded(self, model: str, seconds: float, error: str | None) -> None:
+        self._distributions.record(
+            "gen_ai.client.operation.duration", seconds, names.EMBEDDINGS, names.PROVIDER, model, error
+        )
+
     def program_ended(
-        self, workflow: str, seconds: float, inference_calls: int, tool_calls: int, error: str | None
+        self,
+        workflow: str,
+        seconds: float,
+        inference_calls: int,
+        tool_calls: int,
+        error: str | None,
+        *,
+        agent: bool = False,
     ) -> None:
-        record = self._distributions.record
-        record("gen_ai.invoke_workflow.duration", seconds, workflow, error)
-        record("gen_ai.invoke_workflow.inference_calls", inference_calls, workflow, error)
-        record("gen_ai.invoke_workflow.tool_calls", tool_calls, workflow, error)
+        record, of = self._distributions.record, _OF_AGENTS if agent else _OF_WORKFLOWS
+        record(of.duration, seconds, workflow, error)
+        record(of.inference_calls, inference_calls, workflow, error)
+        record(of.tool_calls, tool_calls, workflow, error)
 
     def observe(self, metric: str, source: Source) -> None:
         convention, loop = METRICS[metric], asyncio.get_running_loop()

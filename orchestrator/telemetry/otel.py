@@ -1,97 +1,36 @@
-"""Spans by the OpenTelemetry SDK, and what the standard environment variables ask for."""
+"""Spans and events by the OpenTelemetry SDK. Owns their making; what may stand on them is the conventions' affair."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.sdk.metrics.export import MetricExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry._logs import Logger, SeverityNumber
+from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
-from engine.protocol import ChatMessage, FinishReason, Usage
-from orchestrator.telemetry import names
+from engine.protocol import ChatMessage, EngineStep, FinishReason, Usage
+from orchestrator.telemetry import content, names
+from orchestrator.telemetry.content import NO_CONTENT, Capture
 from orchestrator.telemetry.conventions import Version, translate
-from orchestrator.telemetry.metrics import Meters, Metrics, NullMetrics
 from orchestrator.telemetry.spans import (
     NO_FACTS,
     CallTrace,
     Facts,
-    NullTelemetry,
     ProgramTrace,
-    Telemetry,
     TraceContext,
+    parse_traceparent,
 )
 from tenuto.wire import FunctionCall, JsonType, LLMCall
 
-_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_VERSION = "TENUTO_GENAI_CONVENTIONS"
-"""Environment variable: `latest` (the default) or `1.36`, for back ends that read the older names."""
-
 Translate = Callable[[Mapping[str, Any]], dict[str, Any]]
-
-
-class BadEnvironment(ValueError):
-    """A variable of the environment has a value that means nothing; the message names it."""
-
-
-def from_environment(rng: Random, environment: Mapping[str, str] | None = None) -> Telemetry:
-    """Spans as the standard variables ask: OTLP over HTTP if an endpoint is named, else trace ids only.
-
-    Raises `BadEnvironment`.
-    """
-    environment = os.environ if environment is None else environment
-    if not _exports(environment, "TRACES"):
-        return NullTelemetry(rng)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    provider = TracerProvider(resource=_resource(environment), id_generator=RandomIds(rng), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    content = environment.get(names.CAPTURE_CONTENT, "").upper() in ("SPAN_ONLY", "SPAN_AND_EVENT")
-    return OpenTelemetry(provider, content=content, version=_version(environment))
-
-
-def metrics_from_environment(wall: Callable[[], float], environment: Mapping[str, str] | None = None) -> Metrics:
-    """Metrics for `/metrics`, and by OTLP too if an endpoint is named. `wall`: seconds since the epoch."""
-    environment = os.environ if environment is None else environment
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return NullMetrics()
-    exporters: list[MetricExporter] = []
-    if _exports(environment, "METRICS"):
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-        exporters.append(OTLPMetricExporter())
-    return Meters(wall, exporters, resource=_resource(environment))
-
-
-def _exports(environment: Mapping[str, str], signal: str) -> bool:
-    """True if the standard variables name an endpoint for the signal, and do not switch it off."""
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    if environment.get(f"OTEL_{signal}_EXPORTER", "otlp").lower() == "none":
-        return False
-    return bool(environment.get(_ENDPOINT) or environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
-
-
-def _resource(environment: Mapping[str, str]) -> Resource:
-    return Resource.create({"service.name": environment.get("OTEL_SERVICE_NAME", "tenuto")})
-
-
-def _version(environment: Mapping[str, str]) -> Version:
-    told = environment.get(_VERSION, Version.LATEST)
-    if told not in tuple(Version):
-        raise BadEnvironment(f"{_VERSION}={told!r}: choose one of: {', '.join(Version)}")
-    return Version(told)
 
 
 class RandomIds(IdGenerator):
@@ -107,15 +46,35 @@ class RandomIds(IdGenerator):
         return self._rng.getrandbits(128) or 1
 
 
-class OpenTelemetry:
-    """Spans with explicit parents and times. `content`: prompts, outputs, arguments and results are recorded too.
-    `version`: whose names the spans bear."""
+class _Maker:
+    """What all spans are made with."""
 
-    def __init__(self, provider: TracerProvider, *, content: bool = False, version: Version = Version.LATEST) -> None:
+    def __init__(
+        self, provider: TracerProvider, capture: Capture, version: Version, events: LoggerProvider | None
+    ) -> None:
+        self.tracer = provider.get_tracer("tenuto")
+        self.capture = capture
+        self.translate: Translate = partial(translate, version=version)
+        self.events: Logger | None = events.get_logger("tenuto") if events is not None and capture.events else None
+
+
+class OpenTelemetry:
+    """Spans with explicit parents and times. `capture`: where prompts, outputs, arguments and results are recorded;
+    `events`: what takes events; `version`: whose names spans and events bear."""
+
+    recording = True
+
+    def __init__(
+        self,
+        provider: TracerProvider,
+        *,
+        capture: Capture = NO_CONTENT,
+        version: Version = Version.LATEST,
+        events: LoggerProvider | None = None,
+    ) -> None:
         self._provider = provider
-        self._tracer = provider.get_tracer("tenuto")
-        self._content = content
-        self._translate = partial(translate, version=version)
+        self._events = events
+        self._make = _Maker(provider, capture, version, events)
 
     def program(
         self,
@@ -125,19 +84,23 @@ class OpenTelemetry:
         parent: TraceContext | None,
         earlier: TraceContext | None = None,
         *,
+        agent: bool = False,
         objective: str = "",
         policy: str = "",
     ) -> ProgramTrace:
-        """Open `invoke_workflow {workflow}`. After a restart it links to the span that the dead server had opened."""
-        span = self._tracer.start_span(
-            f"{names.INVOKE_WORKFLOW} {workflow}",
+        """Open the program's span. After a restart it links to the span that the dead server had opened."""
+        operation, subject = (
+            (names.INVOKE_AGENT, names.AGENT_NAME) if agent else (names.INVOKE_WORKFLOW, names.WORKFLOW_NAME)
+        )
+        span = self._make.tracer.start_span(
+            f"{operation} {workflow}",
             context=_under(parent or earlier),
             kind=SpanKind.INTERNAL,
             links=[Link(_span_context(earlier))] if earlier is not None else None,
-            attributes=self._translate(
+            attributes=self._make.translate(
                 {
-                    names.OPERATION: names.INVOKE_WORKFLOW,
-                    names.WORKFLOW_NAME: workflow,
+                    names.OPERATION: operation,
+                    subject: workflow,
                     names.PROGRAM_ID: program,
                     names.OBJECTIVE: objective,
                     names.POLICY: policy,
@@ -145,22 +108,43 @@ class OpenTelemetry:
             ),
             start_time=_ns(at),
         )
-        return _ProgramSpan(self._tracer, span, program, self._content, self._translate)
+        return _ProgramSpan(self._make, span, program)
+
+    def step(self, engine: str, at: float, step: EngineStep) -> None:
+        """A span of its own trace for an engine's step that ended at `at`: it links to the requests in it."""
+        asked = (parse_traceparent(traceparent) for traceparent in step.traceparents)
+        links = [Link(_span_context(context)) for context in asked if context is not None and context.sampled]
+        if not links:
+            return
+        span = self._make.tracer.start_span(
+            f"{names.ENGINE_STEP} {engine}",
+            context=_under(None),
+            kind=SpanKind.INTERNAL,
+            links=links,
+            attributes={
+                names.ENGINE: engine,
+                names.STEP_DECODES: step.decodes,
+                names.STEP_PROMPT_TOKENS: step.prompt_tokens,
+            },
+            start_time=_ns(at - step.seconds),
+        )
+        span.end(_ns(at))
 
     async def close(self) -> None:
         """Hand what is recorded to the exporter, and stop it."""
-        await asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._provider.shutdown)
+        if self._events is not None:
+            await loop.run_in_executor(None, self._events.shutdown)
 
 
 class _ProgramSpan:
     recording = True
 
-    def __init__(self, tracer: trace.Tracer, span: Span, program: str, content: bool, translate: Translate) -> None:
-        self._tracer = tracer
+    def __init__(self, make: _Maker, span: Span, program: str) -> None:
+        self._make = make
         self._span = span
         self._program = program
-        self._content = content
-        self._translate = translate
         self._context = trace.set_span_in_context(span)
         self._calls: dict[str, SpanContext] = {}  # of the last attempt of each call
 
@@ -200,6 +184,24 @@ class _ProgramSpan:
         }
         return self._call(f"{names.EXECUTE_TOOL} {call.tool}", call, attempt, at, attributes, producers)
 
+    def embedding(self, model: str, call: str, began: float, at: float, dimensions: int, error: str | None) -> None:
+        attributes: dict[str, AttributeValue] = {
+            names.OPERATION: names.EMBEDDINGS,
+            names.PROVIDER_NAME: names.PROVIDER,
+            names.REQUEST_MODEL: model,
+            names.EMBEDDING_DIMENSIONS: dimensions,
+            names.PROGRAM_ID: self._program,
+            names.CALL_ID: call,
+        }
+        span = self._make.tracer.start_span(
+            f"{names.EMBEDDINGS} {model}",
+            context=self._context,
+            kind=SpanKind.INTERNAL,
+            attributes=self._make.translate(attributes),
+            start_time=_ns(began),
+        )
+        _end(span, at, error)
+
     def _call(
         self,
         name: str,
@@ -215,11 +217,11 @@ class _ProgramSpan:
         attributes[names.VARIABLE] = call.variable
         if call.stage is not None:
             attributes[names.STAGE] = call.stage
-        span = self._tracer.start_span(
+        span = self._make.tracer.start_span(
             name,
             context=self._context,
             kind=SpanKind.INTERNAL,
-            attributes=self._translate(attributes),
+            attributes=self._make.translate(attributes),
             links=[
                 Link(context, {names.VARIABLE_PRODUCER: producer})
                 for producer in producers
@@ -228,17 +230,16 @@ class _ProgramSpan:
             start_time=_ns(at),
         )
         self._calls[call.id] = span.get_span_context()
-        return _CallSpan(span, self._content, self._translate)
+        return _CallSpan(self._make, span)
 
     def end(self, at: float, error: str | None) -> None:
         _end(self._span, at, error)
 
 
 class _CallSpan:
-    def __init__(self, span: Span, content: bool, translate: Translate) -> None:
+    def __init__(self, make: _Maker, span: Span) -> None:
+        self._make = make
         self._span = span
-        self._content = content
-        self._translate = translate
 
     @property
     def traceparent(self) -> str:
@@ -252,7 +253,7 @@ class _CallSpan:
         finish: FinishReason | None,
         error: str | None,
         messages: Sequence[ChatMessage],
-        text: str,
+        pieces: Sequence[str],
         facts: Facts = NO_FACTS,
     ) -> None:
         attributes = _facts(facts)
@@ -261,6 +262,8 @@ class _CallSpan:
                 names.INPUT_TOKENS: usage.prompt_tokens,
                 names.OUTPUT_TOKENS: usage.output_tokens,
                 names.CACHE_READ_TOKENS: usage.cached_tokens,
+                names.DEVICE_TOKENS: usage.cached_tokens - usage.host_tokens,
+                names.HOST_TOKENS: usage.host_tokens,
                 names.QUEUE_SECONDS: usage.queue_s,
                 names.PREFILL_SECONDS: usage.prefill_s,
                 names.DECODE_SECONDS: usage.decode_s,
@@ -269,20 +272,34 @@ class _CallSpan:
                 attributes[names.RECOMPUTED_TOKENS] = usage.recomputed_tokens
         if finish is not None:
             attributes[names.FINISH_REASONS] = (finish.value,)
-        if self._content:
-            attributes[names.INPUT_MESSAGES] = _messages([(m.role, m.content) for m in messages])
-            attributes[names.OUTPUT_MESSAGES] = _messages([("assistant", text)])
+        capture = self._make.capture
+        told = content.of_call(messages, "".join(pieces), finish) if capture.spans or capture.in_events else {}
+        if capture.spans:
+            attributes |= told
         self._end(at, error, attributes)
+        if self._make.events is not None:
+            self._emit(self._make.events, at, told if capture.in_events else {})
+
+    def _emit(self, events: Logger, at: float, told: Mapping[str, str]) -> None:
+        """The event that tells of the call: what its span says by the conventions, and the content if asked for."""
+        known = dict(getattr(self._span, "attributes", None) or {})
+        attributes = {name: value for name, value in known.items() if name.startswith(("gen_ai.", "error."))}
+        events.emit(
+            timestamp=_ns(at),
+            context=trace.set_span_in_context(self._span),
+            severity_number=SeverityNumber.INFO,
+            attributes=attributes | self._make.translate(told),
+            event_name=names.DETAILS,
+        )
 
     def end_tool(self, at: float, *, error: str | None, arguments: Any, result: Any, facts: Facts = NO_FACTS) -> None:
         attributes = _facts(facts)
-        if self._content:
-            attributes[names.TOOL_ARGUMENTS] = _json(arguments)
-            attributes[names.TOOL_RESULT] = _json(result)
+        if self._make.capture.spans:
+            attributes |= content.of_tool(arguments, result)
         self._end(at, error, attributes)
 
     def _end(self, at: float, error: str | None, attributes: dict[str, AttributeValue]) -> None:
-        self._span.set_attributes(self._translate(attributes))
+        self._span.set_attributes(self._make.translate(attributes))
         _end(self._span, at, error)
 
 
@@ -295,6 +312,7 @@ def _facts(facts: Facts) -> dict[str, AttributeValue]:
         names.QUEUE_BEHIND: tuple(facts.behind) or None,
         names.TIME_TO_FIRST_CHUNK: facts.first_chunk_s,
         names.SLACK_SECONDS: facts.slack_s,
+        names.EVICTED_BY: facts.evicted,
         names.LEASE_TTL: facts.lease_ttl_s,
         names.LEASE_TIER: facts.lease_tier,
         names.LEASE_OUTCOME: facts.lease_outcome,
@@ -333,11 +351,3 @@ def _span_context(context: TraceContext) -> SpanContext:
 def _traceparent(span: Span) -> str:
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
-
-
-def _messages(messages: Sequence[tuple[str, str]]) -> str:
-    return _json([{"role": role, "parts": [{"type": "text", "content": content}]} for role, content in messages])
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)

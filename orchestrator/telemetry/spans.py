@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from engine.protocol import ChatMessage, FinishReason, Usage
+from engine.protocol import ChatMessage, EngineStep, FinishReason, Usage
 from tenuto.wire import FunctionCall, LLMCall
 
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -28,6 +28,11 @@ class TraceContext(NamedTuple):
     @property
     def traceparent(self) -> str:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+    @property
+    def sampled(self) -> bool:
+        """Whether somebody records the span."""
+        return bool(int(self.flags, 16) & 1)
 
 
 def parse_traceparent(header: str | None) -> TraceContext | None:
@@ -53,6 +58,7 @@ class Facts:
     behind: Sequence[str] = ()
     first_chunk_s: float | None = None
     slack_s: float | None = None
+    evicted: str | None = None
     lease_ttl_s: float | None = None
     lease_tier: str | None = None
     lease_outcome: str | None = None
@@ -81,7 +87,7 @@ class CallTrace(Protocol):
         finish: FinishReason | None,
         error: str | None,
         messages: Sequence[ChatMessage],
-        text: str,
+        pieces: Sequence[str],
         facts: Facts = NO_FACTS,
     ) -> None: ...
 
@@ -110,10 +116,19 @@ class ProgramTrace(Protocol):
 
     def tool(self, call: FunctionCall, attempt: int, at: float, producers: Sequence[str] = ()) -> CallTrace: ...
 
+    def embedding(self, model: str, call: str, began: float, at: float, dimensions: int, error: str | None) -> None:
+        """The semantic cache has embedded a call's question."""
+        ...
+
     def end(self, at: float, error: str | None) -> None: ...
 
 
 class Telemetry(Protocol):
+    @property
+    def recording(self) -> bool:
+        """False if nobody will ever see a span."""
+        ...
+
     def program(
         self,
         program: str,
@@ -122,10 +137,16 @@ class Telemetry(Protocol):
         parent: TraceContext | None,
         earlier: TraceContext | None = None,
         *,
+        agent: bool = False,
         objective: str = "",
         policy: str = "",
     ) -> ProgramTrace:
-        """Open a program's span under `parent`. `earlier`: its span before the server was started again."""
+        """Open a program's span under `parent`. `earlier`: its span before the server was started again; `agent`: its
+        workflow is an agent's loop."""
+        ...
+
+    def step(self, engine: str, at: float, step: EngineStep) -> None:
+        """An engine's step ended at `at`."""
         ...
 
     async def close(self) -> None: ...
@@ -147,6 +168,9 @@ class _NullTrace:
     def tool(self, call: FunctionCall, attempt: int, at: float, producers: Sequence[str] = ()) -> _NullTrace:
         return self
 
+    def embedding(self, model: str, call: str, began: float, at: float, dimensions: int, error: str | None) -> None:
+        return
+
     def end(self, at: float, error: str | None) -> None:
         return
 
@@ -158,7 +182,7 @@ class _NullTrace:
         finish: FinishReason | None,
         error: str | None,
         messages: Sequence[ChatMessage],
-        text: str,
+        pieces: Sequence[str],
         facts: Facts = NO_FACTS,
     ) -> None:
         return
@@ -169,6 +193,8 @@ class _NullTrace:
 
 class NullTelemetry:
     """No exporter: programs still have trace ids, and hand on the client's, so that its own spans join up."""
+
+    recording = False
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -181,6 +207,7 @@ class NullTelemetry:
         parent: TraceContext | None,
         earlier: TraceContext | None = None,
         *,
+        agent: bool = False,
         objective: str = "",
         policy: str = "",
     ) -> ProgramTrace:
@@ -190,6 +217,9 @@ class NullTelemetry:
             trace_id, span_id = self._rng.getrandbits(128) or 1, self._rng.getrandbits(64) or 1
             context = TraceContext(f"{trace_id:032x}", f"{span_id:016x}", "00")
         return _NullTrace(context)
+
+    def step(self, engine: str, at: float, step: EngineStep) -> None:
+        return
 
     async def close(self) -> None:
         return

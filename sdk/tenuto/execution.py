@@ -18,7 +18,7 @@ from tenuto.builder import Batch, Builder
 from tenuto.doubles import Override, current_override, guard_real_engine
 from tenuto.errors import CallFailed, ForeignVar, InvalidResult, NoClient, ProgramCancelled, TenutoError
 from tenuto.plan import invoke, outputs_of
-from tenuto.telemetry import ProgramSpan
+from tenuto.telemetry import WorkflowSpan
 from tenuto.typed import Typed
 from tenuto.var import check_owner, pick, resolve, substitute, variable_of
 from tenuto.wire import (
@@ -58,6 +58,7 @@ class Job:
     result: Typed
     objective: Objective = field(default_factory=Objective)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    agent: bool = False
 
 
 @dataclass(slots=True)
@@ -105,7 +106,7 @@ class Execution:
         self._ended = asyncio.Event()
         self._fault: Exception | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._span = ProgramSpan(job.workflow)
+        self._span = WorkflowSpan(job.workflow, agent=job.agent)
 
     async def run(self) -> Any:
         """The workflow's value. Its exceptions propagate untouched, after the program was cancelled on the server."""
@@ -160,11 +161,12 @@ class Execution:
                 graph=Graph(inputs=batch.inputs, calls=batch.calls, outputs=outputs),
                 objective=self.job.objective,
                 open=not seal,
+                agent=self.job.agent,
                 toolset=self.client.toolset if tools or hosted or not seal else None,
                 metadata=dict(self.job.metadata),
             )
             self.summary = await self.client.submit(submission, headers=self._span.headers())
-            self._span.accepted(self.summary)
+            self._span.belongs(self.summary)
             self.accepted.set()
             self._tasks.append(asyncio.create_task(self._read(self.summary.id)))
         elif batch or seal:

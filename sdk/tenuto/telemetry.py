@@ -1,7 +1,7 @@
 """The workflow's own span, and the trace context that joins it to the server's.
 
-Owns the SDK's part of the OpenTelemetry GenAI conventions (`invoke_workflow`). Records nothing unless the user's
-process has an OpenTelemetry SDK.
+Owns the SDK's part of the OpenTelemetry GenAI conventions (`invoke_workflow`, `invoke_agent`). Records nothing unless
+the user's process has an OpenTelemetry SDK.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from tenuto.wire import ProgramSummary
 _tracer = trace.get_tracer("tenuto")
 
 
-class ProgramSpan:
-    """`invoke_workflow {name}`, current while the workflow runs."""
+class WorkflowSpan:
+    """`invoke_workflow {name}`, or `invoke_agent {name}` for an agent's loop; current while the workflow runs."""
 
-    def __init__(self, workflow: str) -> None:
+    def __init__(self, workflow: str, *, agent: bool = False) -> None:
         self._workflow = workflow
+        self._kind = "agent" if agent else "workflow"
         self._span: Span = trace.INVALID_SPAN
 
     def __enter__(self) -> Self:
-        attributes = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.workflow.name": self._workflow}
-        self._span = _tracer.start_span(
-            f"invoke_workflow {self._workflow}", kind=SpanKind.INTERNAL, attributes=attributes
-        )
+        operation = f"invoke_{self._kind}"
+        attributes = {"gen_ai.operation.name": operation, f"gen_ai.{self._kind}.name": self._workflow}
+        self._span = _tracer.start_span(f"{operation} {self._workflow}", kind=SpanKind.INTERNAL, attributes=attributes)
         self._token = context.attach(trace.set_span_in_context(self._span))
         return self
 
@@ -44,6 +44,6 @@ class ProgramSpan:
         propagate.inject(carrier, trace.set_span_in_context(self._span))
         return carrier
 
-    def accepted(self, program: ProgramSummary) -> None:
-        """The program has an id."""
+    def belongs(self, program: ProgramSummary) -> None:
+        """The workflow is this program, or a part of it."""
         self._span.set_attribute("tenuto.program.id", program.id)

@@ -233,7 +233,8 @@ def typed_part(program: Program, variable: str, typed: Typed, *path: str | int) 
 def as_workflow(
     task: Task, function: Callable[..., Any], work: Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
 ) -> Workflow[..., Any]:
-    """A workflow with the name, signature and documentation of `function`, that does `work` on its arguments."""
+    """An agent's loop: a workflow with the name, signature and documentation of `function`, that does `work` on its
+    arguments."""
 
     async def run(*args: Any, **kwargs: Any) -> Any:
         return await work(args, kwargs)
@@ -242,4 +243,6 @@ def as_workflow(
     run.__doc__ = function.__doc__
     run.__signature__ = task.signature.signature  # type: ignore[attr-defined]
     run.__annotations__ = {"return": task.signature.result.annotation}
-    return workflow(name=task.name)(run)
+    made = workflow(name=task.name)(run)
+    made.agent = True
+    return made

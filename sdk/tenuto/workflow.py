@@ -21,6 +21,7 @@ from tenuto.options import ObjectiveKind, objective_of
 from tenuto.plan import in_own_loop, plan
 from tenuto.run import AsyncRun, Run, Stream
 from tenuto.sync_client import Client
+from tenuto.telemetry import WorkflowSpan
 from tenuto.typed import MISSING, Typed, caller_locals, type_hints
 from tenuto.var import Var, resolve
 from tenuto.wire import Graph, Objective
@@ -61,6 +62,8 @@ class Workflow(Generic[P, R]):
         self._objective = objective
         self._metadata = metadata
         self._client = client
+        self.agent = False
+        """Whether it is an agent's loop; traces and metrics tell these apart."""
 
     @property
     def function(self) -> Callable[P, Any]:
@@ -71,11 +74,15 @@ class Workflow(Generic[P, R]):
         return f"<@workflow {self.name}{inspect.signature(self._function)}>"
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        require_program(self.name, f"run it with `{self.name}.run(...)` or `await {self.name}.arun(...)`")
-        value = self._function(*args, **kwargs)
-        if asyncio.iscoroutine(value):
-            value = await value
-        return cast("R", self._result.load(await resolve(value)))
+        program = require_program(self.name, f"run it with `{self.name}.run(...)` or `await {self.name}.arun(...)`")
+        with WorkflowSpan(self.name, agent=self.agent) as span:
+            value = self._function(*args, **kwargs)
+            if asyncio.iscoroutine(value):
+                value = await value
+            result = await resolve(value)
+            if isinstance(program, Execution) and program.summary is not None:
+                span.belongs(program.summary)
+        return cast("R", self._result.load(result))
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run to the end with the current `Client` and return the workflow's value."""
@@ -123,7 +130,7 @@ class Workflow(Generic[P, R]):
     def options(self, **options: Unpack[WorkflowOptions]) -> Workflow[P, R]:
         """A copy with these options changed. Raises `InvalidArgument` for an unknown or ill-typed one."""
         given = _checked(options, f"{self.name}.options")
-        return type(self)(
+        changed = type(self)(
             self.name,
             self._function,
             self._result,
@@ -131,6 +138,8 @@ class Workflow(Generic[P, R]):
             given.get("metadata", self._metadata),
             given.get("client", self._client),
         )
+        changed.agent = self.agent
+        return changed
 
     def _job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         try:
@@ -138,7 +147,7 @@ class Workflow(Generic[P, R]):
         except TypeError as error:
             raise InvalidArgument(f"{self.name}: {error}") from None
         function = partial(cast("Callable[..., Any]", self._function), *args, **kwargs)
-        return Job(self.name, function, self._result, self._objective, self._metadata)
+        return Job(self.name, function, self._result, self._objective, self._metadata, self.agent)
 
     def _sync_client(self, method: str, twin: str) -> Client:
         try:

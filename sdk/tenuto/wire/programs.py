@@ -42,6 +42,7 @@ class ProgramSubmission(WireModel):
     graph: Graph = Graph()
     objective: Objective = Objective()
     open: bool = False
+    agent: bool = Field(default=False, description="the workflow is an agent's loop: traces and metrics say so")
     idle_s: Seconds | None = Field(
         default=None, description="an open program ends well when it was not used for so long; else it is abandoned"
     )
@@ -208,6 +209,18 @@ class TimelineSpan(WireModel):
     end_s: float
 
 
+class Recompute(WireModel):
+    """What an engine had to read again of a call's prompt, and why it was not kept.
+
+    unleased: no lease held it, and others wanted the memory. expired: its lease ended before the call came. pressure:
+    its lease was broken for calls that needed the memory more. preempted: the call itself had to give way.
+    """
+
+    tokens: int
+    why: Literal["unleased", "expired", "pressure", "preempted"]
+    left_by: str | None = Field(default=None, description="the call of the program whose chain it was, if any")
+
+
 class TimelineCall(WireModel):
     id: str
     kind: Literal["llm", "function"]
@@ -219,6 +232,7 @@ class TimelineCall(WireModel):
     cached_tokens: int = 0
     output_tokens: int = 0
     attempts: int = 0
+    recompute: Recompute | None = None
     cache: CacheHit | None = None
     behind: tuple[str, ...] = ()
     """When it began to queue, these programs had calls on its engine: the four that had been there longest."""

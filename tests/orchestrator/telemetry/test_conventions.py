@@ -132,7 +132,7 @@ def test_faults_are_told() -> None:
     assert span_faults(name, good | {names.TOOL_RESULT: "x"}) == [
         f"{name}: {names.TOOL_RESULT} is content, and nobody asked for it"
     ]
-    assert span_faults(name, {}) == [f"{name}: unknown operation None"]
+    assert span_faults("guess t", {}) == ["guess t: unknown operation 'guess'"]
     del good[names.TOOL_NAME]
     assert f"{name}: {names.TOOL_NAME} is missing" in span_faults(name, good)
     assert metric_faults("nothing", "s", {}) == ["nothing: unknown metric"]
@@ -144,7 +144,8 @@ def test_faults_are_told() -> None:
 
 
 def test_content_is_opt_in_everywhere() -> None:
-    content = {names.INPUT_MESSAGES, names.OUTPUT_MESSAGES, names.TOOL_ARGUMENTS, names.TOOL_RESULT}
+    content = {names.INPUT_MESSAGES, names.OUTPUT_MESSAGES, names.SYSTEM_INSTRUCTIONS}
+    content |= {names.TOOL_ARGUMENTS, names.TOOL_RESULT}
     for convention in SPANS.values():
         for key, level in convention.attributes.items():
             assert (level is Level.OPT_IN) == (key in content)

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from engine.protocol import NumericalFault, QueueFull
-from orchestrator.telemetry import NullTelemetry, OpenTelemetry, from_environment, parse_traceparent
+from orchestrator.telemetry import Capture, NullTelemetry, OpenTelemetry, from_environment, parse_traceparent
 from orchestrator.telemetry.otel import RandomIds
 from tenuto.wire import EventKind, ProgramStatus, Retry, Sampling
 from tests.orchestrator.runtime.support import (
@@ -38,7 +38,7 @@ class Collected:
         self._exporter = InMemorySpanExporter()
         self.provider = TracerProvider(id_generator=RandomIds(Random(1)))
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.telemetry = OpenTelemetry(self.provider, content=content)
+        self.telemetry = OpenTelemetry(self.provider, capture=Capture(spans=content))
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
@@ -91,6 +91,8 @@ async def test_a_program_is_one_trace_under_the_clients_span() -> None:
         "gen_ai.usage.input_tokens": 2,
         "gen_ai.usage.output_tokens": 2,
         "gen_ai.usage.cache_read.input_tokens": 0,
+        "tenuto.kv.cached_tokens.device": 0,
+        "tenuto.kv.cached_tokens.host": 0,
         "tenuto.program.id": id,
         "gen_ai.response.time_to_first_chunk": 2.0,
         "tenuto.call.id": "a",
