@@ -25,6 +25,9 @@ Span: TypeAlias = tuple[Cause, float, float]
 class Cached:
     """How the semantic cache answered a call: the fields of the wire's `CacheHit`."""
 
+Early: TypeAlias = Literal["foreseen", "partial", "shared", "kept"]
+"""How a tool may have worked for a call before it was made: run ahead, begun on a part of its arguments, under way for
+an equal call, or done for one."""
     hit: int
     tier: Literal["exact", "semantic", "flight"]
     category: str
@@ -68,6 +71,7 @@ class RunFacts(NamedTuple):
     def stored(self) -> dict[str, Any]:
         """What is not as `RunFacts()` has it, by name."""
         kept: dict[str, Any] = {"attempts": self.attempts, "spans": self.spans}
+    early: tuple[Early, float] | None = None
         if self[1:4] != (0, 0, 0) or self[5:] != _NOTHING_MORE:
             kept |= self._asdict()
         return kept
@@ -247,3 +251,5 @@ def _run_facts(stored: dict[str, Any]) -> RunFacts:
 
 def _logprob(stored: dict[str, Any]) -> TokenLogprob:
     return TokenLogprob(**{**stored, "top": tuple(_logprob(token) for token in stored["top"])})
+    early = stored.pop("early", None)
+        early=None if early is None else (early[0], early[1]),

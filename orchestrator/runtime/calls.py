@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from engine.protocol import FinishReason, TokenLogprob, Usage
-from orchestrator.journal import Cached, Cause, Recomputed, RunFacts, Span
+from orchestrator.journal import Cached, Cause, Early, Recomputed, RunFacts, Span
 from tenuto.wire import Call, ErrorValue, LargeValue, LLMCall, ValueType
 
 
@@ -51,6 +51,7 @@ class CallRun:
     logprobs: tuple[TokenLogprob, ...] = ()
     recompute: Recomputed | None = None
     behind: tuple[str, ...] = ()
+    early: tuple[Early, float] | None = None  # the tool had worked for it so many seconds before it was made
     cache: Cached | None = None
     spans: list[Span] = field(default_factory=list)
     intended: bool = False  # the journal holds an intent of this call
@@ -104,7 +105,8 @@ class CallRun:
         """What the journal keeps of how the call ran."""
         usage = self.usage
         if usage is None:
-            return RunFacts(attempts=self.runs, spans=tuple(self.spans), cache=self.cache, behind=self.behind)
+            spans = tuple(self.spans)
+            return RunFacts(self.runs, spans=spans, cache=self.cache, behind=self.behind, early=self.early)
         return RunFacts(
             self.runs,
             usage.prompt_tokens,
@@ -123,6 +125,7 @@ class CallRun:
         self.spans = list(facts.spans)
         self.cache = facts.cache
         self.behind = facts.behind
+        self.early = facts.early
         self.finish = None if facts.finish is None else FinishReason(facts.finish)
         self.logprobs = facts.logprobs
         self.recompute = facts.recompute

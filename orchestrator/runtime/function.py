@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from dag.values import PathError, resolve
-from orchestrator.journal import Intent
+from orchestrator.journal import Early, Intent
 from orchestrator.runtime.calls import CallRun, CallState
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
@@ -85,6 +85,7 @@ class FunctionAttempt:
             deadline_s=self._deadline_s,
             workflow=program.workflow,
             large=self._large() if program.has_large else {},
+            early=self._came_early,
         )
 
     def _large(self) -> dict[str, Reference]:
@@ -104,6 +105,9 @@ class FunctionAttempt:
         if not self._run.intended:
             self._run.intended = True
             await self._program.host.record(Intent(self._program.id, self._call.id)).committed()
+
+    def _came_early(self, how: Early, seconds: float) -> None:
+        self._run.early = (how, seconds)
 
     def _started(self) -> None:
         self._services.occupancy.functions += not self._running

@@ -136,6 +136,8 @@ class Runtime(Reader):
         metrics.observe("tenuto.kv.blocks", self._services.engines.kv_blocks)
         metrics.observe("tenuto.cache.lookups", self._services.cache.lookups)
         metrics.observe(
+        for metric, source in self._services.tools.sources().items():
+            metrics.observe(metric, source)
             "tenuto.queue.calls",
             lambda: [(held, {names.ENGINE: engine}) for engine, held in self._services.priorities.held().items()],
         )

@@ -181,6 +181,8 @@ def _timeline_call(program: Program, run: CallRun) -> TimelineCall:
         output_tokens=facts.output_tokens,
         attempts=facts.attempts,
         behind=facts.behind,
+        early=None if facts.early is None else facts.early[0],
+        early_s=0.0 if facts.early is None else facts.early[1],
         recompute=None if facts.recompute is None else Recompute.model_construct(**facts.recompute._asdict()),
         cache=None if facts.cache is None else facts.cache.view(),
     )

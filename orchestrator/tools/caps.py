@@ -117,6 +117,11 @@ class Caps:
         """The names under which calls run or wait."""
         return tuple(name for name, cap in self._caps.items() if cap.inside or cap.waiting)
 
+    @property
+    def queued(self) -> int:
+        """How many calls wait for room."""
+        return sum(self.waiting(name) for name, cap in self._caps.items() if cap.waiting)
+
     def inside(self, name: Hashable) -> int:
         """How many calls hold a place under a cap."""
         cap = self._caps.get(name)

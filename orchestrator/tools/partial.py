@@ -25,6 +25,7 @@ class PartialRun:
     arguments: dict[str, JsonValue]
     pieces: Pieces
     task: asyncio.Task[JsonValue]
+    began_s: float
     told: str = ""
 
     def feed(self, text: str) -> None:
@@ -52,6 +53,7 @@ class PartialRuns:
         name: str,
         arguments: dict[str, JsonValue],
         run: Callable[[Pieces], Coroutine[Any, Any, JsonValue]],
+        now_s: float,
     ) -> PartialRun:
         """Start the tool on what is there of its argument `name`: nothing yet."""
         self.drop(program, call)
@@ -59,7 +61,7 @@ class PartialRuns:
         task = asyncio.create_task(run(pieces), name=f"partial {tool}")
         task.add_done_callback(_looked_at)
         self.begun += 1
-        begun = self._runs[program, call] = PartialRun(tool, name, arguments, pieces, task)
+        begun = self._runs[program, call] = PartialRun(tool, name, arguments, pieces, task, now_s)
         return begun
 
     def take(self, program: str, call: str, tool: str, arguments: dict[str, JsonValue]) -> PartialRun | None:

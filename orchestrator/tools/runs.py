@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import orjson
 from pydantic import JsonValue
 
+from orchestrator.journal import Early
 from orchestrator.tools.values import NotJson, encode_json
 from tenuto.wire import Reference, ToolSpec
 
@@ -22,7 +23,7 @@ class ToolRun(NamedTuple):
 
     `deadline_s`: when, on the clock, all attempts and the waits between them must be over. `key` orders the calls that
     wait for room, smaller first; it is the policy's. `large`: arguments that are long, as parts of variables, for those
-    who can read them there.
+    who can read them there. `early` is told when the tool has worked for this call before it was made, and how long.
     """
 
     program: str
@@ -38,6 +39,12 @@ class ToolRun(NamedTuple):
     deadline_s: float | None = None
     workflow: str = ""
     large: Mapping[str, Reference] = MappingProxyType({})
+    early: Callable[[Early, float], None] | None = None
+
+    def came_early(self, how: Early, seconds: float = 0.0) -> None:
+        """The tool had begun before the call was made."""
+        if self.early is not None:
+            self.early(how, seconds)
 
     @property
     def idempotency_key(self) -> str:

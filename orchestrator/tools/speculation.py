@@ -94,8 +94,8 @@ class Speculation:
         """True if an equal call was run ahead."""
         return key in self._ahead
 
-    async def take(self, key: ReadKey, writes: int) -> tuple[JsonValue] | None:
-        """The result of an equal call that was run ahead, in a tuple of its own; waits for one that still runs.
+    async def take(self, key: ReadKey, writes: int) -> tuple[JsonValue, float] | None:
+        """The result of an equal call that was run ahead, and its head start in seconds; waits for one that still runs.
 
         None if there is none, if something was written since it began, or if it failed: then the call is run itself.
         """
@@ -119,9 +119,10 @@ class Speculation:
                 ahead.task.cancel()
                 raise
             return None
+        saved_s = min(asked_s, ahead.ended_s or asked_s) - ahead.began_s
         self.counts.used += 1
-        self.counts.saved_s += min(asked_s, ahead.ended_s or asked_s) - ahead.began_s
-        return (value,)
+        self.counts.saved_s += saved_s
+        return value, saved_s
 
     def program_ended(self, program: str) -> None:
         """What was run ahead for it is of no use any more."""

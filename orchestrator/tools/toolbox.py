@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from orchestrator.clock import OrchestratorClock
 from orchestrator.limits import Limits
+from orchestrator.telemetry import names
 from orchestrator.tools.caps import Caps
 from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.foresight import Ended, Foreseen
@@ -134,6 +135,7 @@ class Toolbox:
             begun = self.partial.take(run.program, run.call, run.tool, run.arguments)
             if begun is not None:
                 started()
+                run.came_early("partial", self._clock.now() - begun.began_s)
                 return await self._finished(begun)
         if intend is not None:
             try:
@@ -152,20 +154,28 @@ class Toolbox:
         key = ReadKey(run.tenant, place, run.tool, canonical(run.arguments))
         if spec.cache_s is not None and (known := reads.known(key)) is not None:
             started()
+            run.came_early("kept")
             return known[0]
         writes = reads.writes_at(key)
         if spec.speculate:
             self._speculates = True
             self.ahead.made(run.workflow, run.program, run.tool, run.arguments)
             if (early := await self._taken(key, writes, started)) is not None:
+                run.came_early("foreseen", early[1])
                 return early[0]
         if spec.share:
-            value = await reads.run(key, lambda: self._capped(run, spec, host, started, None), started)
+            shared = partial(self._shares, run, started)
+            value = await reads.run(key, lambda: self._capped(run, spec, host, started, None), shared)
         else:
             value = await self._capped(run, spec, host, started, None)
         if spec.cache_s is not None:
             reads.keep(key, value, spec.cache_s, writes)
         return value
+
+    @staticmethod
+    def _shares(run: ToolRun, started: Callable[[], None]) -> None:
+        started()
+        run.came_early("shared")
 
     def begin(self, run: ToolRun, name: str) -> PartialRun | None:
         """Begin a `read` tool on a part of its argument `name`, if it asks for that and there is room."""
@@ -190,7 +200,7 @@ class Toolbox:
             finally:
                 self.caps.leave(wanted)
 
-        return self.partial.begin(run.program, run.call, run.tool, name, run.arguments, on)
+        return self.partial.begin(run.program, run.call, run.tool, name, run.arguments, on, self._clock.now())
 
     @staticmethod
     async def _finished(begun: PartialRun) -> JsonValue:
@@ -200,12 +210,33 @@ class Toolbox:
             begun.task.cancel()
             raise
 
-    async def _taken(self, key: ReadKey, writes: int, started: Callable[[], None]) -> tuple[JsonValue] | None:
-        """The result of an equal call that was run ahead."""
+    async def _taken(self, key: ReadKey, writes: int, started: Callable[[], None]) -> tuple[JsonValue, float] | None:
+        """The result of an equal call that was run ahead, and its head start in seconds."""
         if not self.ahead.holds(key):
             return None
         started()
         return await self.ahead.take(key, writes)
+
+    def sources(self) -> Mapping[str, Callable[[], list[tuple[float, dict[str, str]]]]]:
+        """What is counted here, by the metric that shows it."""
+        ahead = self.ahead.counts
+        return {
+            "tenuto.tools.waiting": lambda: [(self.caps.queued, {})],
+            "tenuto.tools.early": lambda: [
+                (ahead.used, {names.TOOL_EARLY: "foreseen"}),
+                (self.partial.used, {names.TOOL_EARLY: "partial"}),
+                (self.reads.shared, {names.TOOL_EARLY: "shared"}),
+                (self.reads.hits, {names.TOOL_EARLY: "kept"}),
+            ],
+            "tenuto.speculation.runs": lambda: [
+                (ahead.used, {names.SPECULATION: "used"}),
+                (ahead.wasted, {names.SPECULATION: "wasted"}),
+            ],
+            "tenuto.speculation.seconds": lambda: [
+                (ahead.saved_s, {names.SPECULATION: "used"}),
+                (ahead.wasted_s, {names.SPECULATION: "wasted"}),
+            ],
+        }
 
     @property
     def speculates(self) -> bool:

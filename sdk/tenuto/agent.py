@@ -7,22 +7,20 @@ the prompt, so that each continues the KV cache of the one before. Owns the prom
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from collections.abc import Iterable, Mapping
+from typing import Any, Unpack, cast
 
 from tenuto.context import require_program
-from tenuto.errors import DefinitionError
-from tenuto.functions import checked_name
-from tenuto.options import LLM_OPTIONS, LLMOptions, checked
+from tenuto.options import LLMOptions
 from tenuto.prompt import Part
 from tenuto.tooluse import (
     OUTCOME,
     AnyTool,
+    Decorator,
     Result,
     Task,
     Tools,
-    as_workflow,
+    decorator,
     faults_text,
     merged,
     outcome_of,
@@ -30,14 +28,9 @@ from tenuto.tooluse import (
     shown,
     text,
     typed_part,
-    whole_number,
 )
 from tenuto.typed import Typed, caller_locals
 from tenuto.wire import Message, PlanOptions, TextType, VariablePart
-from tenuto.workflow import Workflow
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _RULES = """You may call tools. Each line here is one of them, as JSON:
 {tools}
@@ -50,13 +43,6 @@ _LAST = "Make no more calls: answer now, with what you have."
 _ANSWER = "Give the final answer."
 
 
-class _Decorator(Protocol):
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
-
-
 def agent(
     *,
     tools: Iterable[AnyTool],
@@ -66,29 +52,23 @@ def agent(
     system: str | None = None,
     result_chars: int = 20_000,
     **options: Unpack[LLMOptions],
-) -> _Decorator:
+) -> Decorator:
     """Turn a typed function into a workflow in which a model does its task (the docstring, or `prompt`) with `tools`.
 
     The answer is the text of the step that makes no calls; for another annotation than `str`, one more call writes it
     in that type. After `steps` steps it must answer. LLM stages are `<name>.step` and `<name>.answer`.
     """
-    locals_ = caller_locals(1)
-
-    def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
-        if not inspect.isfunction(function):
-            raise DefinitionError(f"@agent decorates a function, not {function!r}")
-        called = checked_name(name, function, "agent")
-        given = checked(cast("Mapping[str, Any]", options), LLM_OPTIONS, f"@agent {called}")
-        task = Task(function, called, locals_, {**given, "prompt": prompt, "system": system})
-        loop = _Agent(
-            task,
-            Tools(tools, f"@agent {called}"),
-            whole_number(steps, called, "steps"),
-            whole_number(result_chars, called, "result_chars"),
-        )
-        return as_workflow(task, function, loop.run)
-
-    return cast("_Decorator", decorate)
+    return decorator(
+        "agent",
+        _Agent,
+        tools,
+        caller_locals(1),
+        cast("Mapping[str, Any]", options),
+        name=name,
+        prompt=prompt,
+        system=system,
+        bounds={"steps": steps, "result_chars": result_chars},
+    )
 
 
 class _Agent:

@@ -6,36 +6,29 @@ prompts and the rounds. After LLMCompiler (arXiv 2312.04511): planner, executor,
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from collections.abc import Iterable, Mapping
+from typing import Any, Unpack, cast
 
 from tenuto.context import require_program
-from tenuto.errors import DefinitionError
-from tenuto.functions import checked_name
-from tenuto.options import LLM_OPTIONS, LLMOptions, checked
+from tenuto.options import LLMOptions
 from tenuto.prompt import Part
 from tenuto.tooluse import (
     OUTCOME,
     AnyTool,
+    Decorator,
     Result,
     Task,
     Tools,
-    as_workflow,
+    decorator,
     faults_text,
     merged,
     outcome_of,
     results_of,
     shown,
     typed_part,
-    whole_number,
 )
 from tenuto.typed import Typed, caller_locals
 from tenuto.wire import JsonType, Message, PlanOptions, PlanOutcome
-from tenuto.workflow import Workflow
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _RULES = """Plan the task as calls of tools, and write nothing but the plan. The tools:
 {tools}
@@ -54,13 +47,6 @@ If the results suffice, give the answer. If they do not, leave the answer out an
 _LAST = "Give the answer, as good as these results allow."
 
 
-class _Decorator(Protocol):
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
-
-
 def planner(
     *,
     tools: Iterable[AnyTool],
@@ -70,7 +56,7 @@ def planner(
     system: str | None = None,
     result_chars: int = 20_000,
     **options: Unpack[LLMOptions],
-) -> _Decorator:
+) -> Decorator:
     """Turn a typed function into a workflow that answers its task (the docstring, or `prompt`) with `tools`.
 
     A model plans; calls run while it writes, each when its inputs are there; a joiner gives the annotated answer, or
@@ -78,23 +64,17 @@ def planner(
     the joiner must answer. What could not be read or run is told to the model with its place. `result_chars`: how much
     of a result stands in a prompt. LLM stages are `<name>.plan` and `<name>.join`; options go to both.
     """
-    locals_ = caller_locals(1)
-
-    def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
-        if not inspect.isfunction(function):
-            raise DefinitionError(f"@planner decorates a function, not {function!r}")
-        called = checked_name(name, function, "planner")
-        given = checked(cast("Mapping[str, Any]", options), LLM_OPTIONS, f"@planner {called}")
-        task = Task(function, called, locals_, {**given, "prompt": prompt, "system": system})
-        plan = _Planner(
-            task,
-            Tools(tools, f"@planner {called}"),
-            whole_number(rounds, called, "rounds"),
-            whole_number(result_chars, called, "result_chars"),
-        )
-        return as_workflow(task, function, plan.run)
-
-    return cast("_Decorator", decorate)
+    return decorator(
+        "planner",
+        _Planner,
+        tools,
+        caller_locals(1),
+        cast("Mapping[str, Any]", options),
+        name=name,
+        prompt=prompt,
+        system=system,
+        bounds={"rounds": rounds, "result_chars": result_chars},
+    )
 
 
 class _Planner:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
 from tenuto.context import Program, require_program
 from tenuto.errors import CallFailed, DefinitionError, InvalidArgument
-from tenuto.functions import Tool, call_options
-from tenuto.options import SAMPLING
+from tenuto.functions import Tool, call_options, checked_name
+from tenuto.options import LLM_OPTIONS, SAMPLING, checked
 from tenuto.prompt import Part, Prompt
 from tenuto.signature import Signature
 from tenuto.typed import Typed
@@ -34,6 +34,9 @@ from tenuto.wire import (
     VariablePart,
 )
 from tenuto.workflow import Workflow, workflow
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 AnyTool: TypeAlias = "Tool[..., Any, Any] | ToolSpec"
 """A tool of this process, or one of the server's by its spec (as `GET /v1/tools` lists it)."""
@@ -246,3 +249,47 @@ def as_workflow(
     made = workflow(name=task.name)(run)
     made.agent = True
     return made
+
+
+class Decorator(Protocol):
+    """What `@planner(...)` and `@agent(...)` are: they keep the function's parameters and give its declared result."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+
+
+class Loop(Protocol):
+    """What a decorated function's workflow does; made once, run for each program."""
+
+    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+
+def decorator(
+    kind: str,
+    make: Callable[..., Loop],
+    tools: Iterable[AnyTool],
+    locals_: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    name: str | None,
+    prompt: str | None,
+    system: str | None,
+    bounds: Mapping[str, Any],
+) -> Decorator:
+    """The decorator `@kind`: `make(task, tools, **bounds)` gives the loop of a function, `bounds` are whole numbers.
+
+    `locals_`: names that annotations may mean. Decorating raises `DefinitionError`, `InvalidArgument`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Workflow[..., Any]:
+        if not inspect.isfunction(function):
+            raise DefinitionError(f"@{kind} decorates a function, not {function!r}")
+        called = checked_name(name, function, kind)
+        given = checked(options, LLM_OPTIONS, f"@{kind} {called}")
+        task = Task(function, called, locals_, {**given, "prompt": prompt, "system": system})
+        checked_bounds = {option: whole_number(value, called, option) for option, value in bounds.items()}
+        return as_workflow(task, function, make(task, Tools(tools, f"@{kind} {called}"), **checked_bounds).run)
+
+    return cast("Decorator", decorate)

@@ -234,6 +234,10 @@ class TimelineCall(WireModel):
     attempts: int = 0
     recompute: Recompute | None = None
     cache: CacheHit | None = None
+    early: Literal["foreseen", "partial", "shared", "kept"] | None = None
+    """The tool had worked for this call before it was made: run ahead, begun on a part of its arguments, under way for
+    an equal call, or done for one. `early_s`: the head start of the first two."""
+    early_s: float = 0.0
     behind: tuple[str, ...] = ()
     """When it began to queue, these programs had calls on its engine: the four that had been there longest."""
 
