@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from examples.rag.checks import checked
 from examples.rag.documents import Passage
 from examples.rag.prompts import NONE, quote_prompt
 from examples.rag.wording import Titles, align, names_in, normal, restore
@@ -40,7 +41,7 @@ class Search:
 @dataclass(frozen=True, slots=True)
 class Shown:
     """A passage as a model sees it: `text` for any, `normal` for the bundled one. `grammar` allows its sentences;
-    `version` is that of its document."""
+    `version` is that of its document. With `led`, the first of the sentences is that of the document."""
 
     passage: str
     doc: str
@@ -50,6 +51,11 @@ class Shown:
     normal: str
     grammar: str
     version: str = ""
+    led: bool = False
+
+    def source(self, number: int) -> str:
+        """The passage that sentence `number` (from 0) stands in."""
+        return f"{self.doc}#1" if self.led and number == 0 else self.passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,8 @@ def read(question: str, titles: Titles, vocabulary: Collection[str]) -> Question
 def planned(question: Question, plan: str, titles: Titles) -> list[Search]:
     """The searches of a model's plan, one a line or parted by `;`; the question itself if it wrote none."""
     texts = [restore(_MARK.sub("", part), question.names).strip() for part in re.split(r"[;\n]", plan)]
-    wanted = list(dict.fromkeys(text for text in texts if text))[:SEARCHES] or [question.text]
+    texts = list(dict.fromkeys(text for text in texts if text))
+    wanted = checked(texts, question.text, question.normal, question.names)[:SEARCHES] if texts else [question.text]
     return [
         Search(text, _names(text, question.names, titles), question.text if re.search(r"\bx\b", text) else text)
         for text in wanted
@@ -97,7 +104,7 @@ def _names(text: str, known: Sequence[str], titles: Titles) -> list[str]:
 
 def show(search: Search, passage: Passage) -> Shown:
     """The passage as a model is asked about it."""
-    sentences = list(passage.sentences)
+    sentences = [*([passage.lead] if passage.lead else ()), *passage.sentences]
     numbered = "\n".join(f"[{n}] {sentence}" for n, sentence in enumerate(sentences, 1))
     choices = [f"[{n}] {sentence}" for n, sentence in enumerate(sentences, 1)] + [NONE]
     return Shown(
@@ -109,6 +116,7 @@ def show(search: Search, passage: Passage) -> Shown:
         quote_prompt(search.text, search.names, passage.title, sentences),
         "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices),
         passage.version,
+        bool(passage.lead),
     )
 
 
@@ -119,23 +127,24 @@ def cite(searches: Sequence[Search], shown: Sequence[Sequence[Shown]], quotes: S
     for search, passages, written in zip(searches, shown, quotes, strict=True):
         names = {name.lower() for name in search.names}
         found = [
-            (passage.title.lower() not in names, rank, passage, sentence)
+            (passage.title.lower() not in names, rank, passage, number)
             for rank, (passage, text) in enumerate(zip(passages, written, strict=True))
-            if (sentence := _sentence(passage, text)) is not None
+            if (number := _quoted(passage, text)) is not None
         ]
         if not found:
             missing.append(search.said)
             continue
-        _, _, passage, sentence = min(found, key=lambda item: item[:2])
-        citations.append(Citation(sentence, passage.doc, passage.passage, passage.title, search.said))
+        _, _, passage, number = min(found, key=lambda item: item[:2])
+        quote, source = passage.sentences[number], passage.source(number)
+        citations.append(Citation(quote, passage.doc, source, passage.title, search.said))
     parts = [f"{citation.quote} [{n}]" for n, citation in enumerate(citations, 1)]
     parts += [f"{text}: not in the documents." for text in missing]
     return Answer(" ".join(parts) if citations else "That is not in the documents.", citations, missing)
 
 
-def _sentence(passage: Shown, text: str) -> str | None:
-    """The sentence that a model's text quotes; None for `NONE` and whatever is no sentence of the passage."""
+def _quoted(passage: Shown, text: str) -> int | None:
+    """Which sentence (from 0) a model's text quotes; None for `NONE` and whatever is no sentence of the passage."""
     found = _CHOSEN.match(text.strip())
     if found is None or not 1 <= int(found.group(1)) <= len(passage.sentences):
         return None
-    return passage.sentences[int(found.group(1)) - 1]
+    return int(found.group(1)) - 1

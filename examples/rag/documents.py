@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-SENTENCES = 8
-"""A passage has at most so many sentences: longer paragraphs are cut."""
+SENTENCES = 4
+"""A passage has at most so many sentences, and its document's first: longer paragraphs are cut into equal parts."""
+LEAD = 160
+"""A first sentence of more letters is not shown again with later passages."""
 _END = re.compile(r"(?<=[.!?])[\"'”)]?\s+(?=[\"'“(]?[A-Z0-9ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞ])")
 _ABBREVIATION = re.compile(r"(?:\b(?:[A-Z]|St|Dr|Mr|Mrs|Ms|No|vs|approx|ca|e\.g|i\.e|etc))\.$")
 SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
@@ -25,13 +27,15 @@ class DocumentError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A paragraph. `doc` is the file's path in its folder, `number` counts its passages from 1, `version` is a digest
-    of the file."""
+    of the file. `lead` is the document's first sentence, where the passage is a later one and the sentence names what
+    the document is about: then a reader knows what `it` is."""
 
     doc: str
     title: str
     number: int
     sentences: tuple[str, ...]
     version: str = ""
+    lead: str = ""
 
     @property
     def id(self) -> str:
@@ -63,9 +67,12 @@ def read_file(path: Path, doc: str) -> list[Passage]:
     passages: list[Passage] = []
     for paragraph in paragraphs:
         sentences = split_sentences(paragraph)
-        for start in range(0, len(sentences), SENTENCES):
-            part = tuple(sentences[start : start + SENTENCES])
-            passages.append(Passage(doc, title or path.stem, len(passages) + 1, part, version))
+        size = -(-len(sentences) // max(1, -(-len(sentences) // SENTENCES)))
+        for start in range(0, len(sentences), size or 1):
+            part = tuple(sentences[start : start + size])
+            first = passages[0].sentences[0] if passages else ""
+            lead = first if title and title.lower() in first.lower() and len(first) <= LEAD else ""
+            passages.append(Passage(doc, title or path.stem, len(passages) + 1, part, version, lead))
     return passages
 
 

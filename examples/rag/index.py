@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.rag.aliases import made_names, other_names
 from examples.rag.documents import Passage
 from examples.rag.wording import Titles, words
 
@@ -41,10 +42,10 @@ class Index:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.passages = tuple(passages)
-        self.titles = Titles(passage.title for passage in passages)
+        self.titles = Titles((passage.title for passage in passages), other_names(), made_names())
         texts = [f"{passage.title}. {passage.text}" for passage in passages]
         self._words = [frozenset(word.lower() for word in words(text)) for text in texts]
-        self.vocabulary = frozenset().union(*self._words)
+        self.vocabulary = frozenset(word for text in texts for word in words(text))
         self._titled: dict[str, list[int]] = {}
         for number, passage in enumerate(self.passages):
             self._titled.setdefault(passage.title.lower(), []).append(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from examples.rag.wording import normal
@@ -19,4 +20,5 @@ def plan_prompt(question: str, names: Sequence[str]) -> str:
 def quote_prompt(search: str, names: Sequence[str], title: str, sentences: Sequence[str]) -> str:
     """The normal form of a search and of a passage, its sentences numbered."""
     numbered = " ".join(f"[{n}] {normal(text, names)}" for n, text in enumerate(sentences, 1))
-    return f"{normal(search, names)} <in> {normal(title, names)} : {numbered}"
+    asked = re.sub(r"^state of\b", "american state of", normal(search, names))  # the states that it learned of
+    return f"{asked} <in> {normal(title, names)} : {numbered}"

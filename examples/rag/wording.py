@@ -12,25 +12,51 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from examples.rag.corpus import LANGUAGES
+
+SYNONYMS: dict[str, str] = {
+    synonym: word
+    for word, some in {
+        "population": "headcount populace pop", "inhabitants": "townsfolk villagers",
+        "large": "huge enormous immense tiny small little sizeable sizable", "area": "extent acreage dimensions",
+        "larger": "smaller", "largest": "smallest", "border": "frontier boundary",
+        "borders": "frontiers boundaries touches", "bordering": "touching adjoining abutting flanking",
+        "neighbours": "neighbor", "coordinates": "coords coordinate geolocation", "money": "cash dough",
+        "languages": "dialects", "speak": "speaks", "spoken": "speaking", "continent": "landmass",
+        "internet": "online", "domain": "tld cctld", "cities": "metropolises conurbations",
+        "city": "metropole conurbation megacity", "live": "lives", "country": "homeland",
+        "located": "placed positioned", "abbreviation": "abbr abbrev acronym initials", "abbreviated": "contracted",
+    }.items()
+    for synonym in some.split()
+}  # fmt: skip
+"""Words that the bundled model does not know, and such as it does, of the same meaning for a search."""
 NAMES = 6
 """A question has at most so many names; further ones are `x`."""
 STEM, ENDING = 4, 3
 """A word is made from a title if they share at least so many first letters, all but two of the title's, and the word
 has at most so many of its own."""
 _VOCABULARY = Path(__file__).parent / "data" / "vocabulary.txt"
+_COUNTED = (["how", "many"], ["number", "of"])
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*|[^\w\s]")
 
 
 class Titles:
     """The titles of a folder's documents, and which of them a question means: whatever its accents and endings."""
 
-    def __init__(self, titles: Iterable[str]) -> None:
+    def __init__(
+        self, titles: Iterable[str], others: Mapping[str, str] | None = None, made: Mapping[str, str] | None = None
+    ) -> None:
+        """`others`: further names of titles, `made`: words that are made from one; in lower case."""
         self._whole: dict[str, str] = {}
         self._by_stem: dict[str, list[str]] = {}  # titles of one word, by their first letters
         for title in dict.fromkeys(titles):
             folded = fold(" ".join(words(title)))
             if folded and self._whole.setdefault(folded, title) is title and " " not in folded:
                 self._by_stem.setdefault(folded[:STEM], []).append(folded)
+        self._made = {fold(word): self._whole[fold(t)] for word, t in (made or {}).items() if fold(t) in self._whole}
+        for name, title in (others or {}).items():
+            if fold(title) in self._whole:
+                self._whole.setdefault(fold(name), self._whole[fold(title)])
 
     def __contains__(self, title: object) -> bool:
         return isinstance(title, str) and fold(title) in self._whole
@@ -38,6 +64,11 @@ class Titles:
     def whole(self, text: str) -> str | None:
         """The title that the text is, but for accents and case."""
         return self._whole.get(fold(text))
+
+    def made(self, text: str) -> str | None:
+        """The title that an adjective or a people is made from, where the tables tell: `Danes` from `Denmark`."""
+        folded = fold(text)
+        return self._made.get(folded) or self._made.get(folded.removesuffix("s"))
 
     def near(self, word: str) -> str | None:
         """The title that a word was made from: `Kenyan` from `Kenya`, `Icelanders` from `Iceland`."""
@@ -60,22 +91,45 @@ def fold(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
 
 
+_LANGUAGES = frozenset(fold(name) for name in LANGUAGES.values())
+
+
 def align(question: str, titles: Titles, known: Collection[str] | None = None) -> str:
-    """The question with titles as the documents spell them, and words made from a title replaced by it."""
+    """The question with titles as the documents spell them, and words made from a title replaced by it.
+
+    Where the question has a title, a language's name is one, and no country.
+    """
     known = known_words() if known is None else known
     found = list(_WORD.finditer(question.replace("’", "'")))
     tokens = [match.group() for match in found]
+    spans = [_meant(tokens, at, titles, known) for at in range(len(tokens))]
+    named = {title for _, title, made in spans if title and not made}
     out, at, last = [], 0, 0
     while at < len(tokens):
-        length = _title_at(tokens, at, titles, known)
-        title = titles.whole(" ".join(_bare(tokens[at : at + length]))) if length else None
-        if title is None and tokens[at][0].isupper() and _strange(tokens[at], known):
-            length, title = 1, titles.near(tokens[at].removesuffix("'s"))
-        if title is not None:
-            out += [question[last : found[at].start()], title]
+        length, title, made = spans[at]
+        spoken = made and named and title not in named and fold(tokens[at]) in _LANGUAGES
+        if title is not None and not spoken:
+            counted = made and [token.lower() for token in tokens[max(0, at - 2) : at]] in _COUNTED
+            said = title if not counted else "inhabitants" if title in named else f"inhabitants of {title}"
+            out += [question[last : found[at].start()], said]
             last = found[at + length - 1].end() - 2 * tokens[at + length - 1].endswith("'s")
-        at += max(length, 1)
+            at += length
+        else:
+            at += 1
     return "".join([*out, question[last:]])
+
+
+def _meant(tokens: Sequence[str], at: int, titles: Titles, known: Collection[str]) -> tuple[int, str | None, bool]:
+    """How many words from `at` on mean a title, which, and whether they are made from it."""
+    length = _title_at(tokens, at, titles, known)
+    if length and (title := titles.whole(" ".join(_bare(tokens[at : at + length])))):
+        return length, title, False
+    for length in (2, 1):
+        if title := titles.made(" ".join(_bare(tokens[at : at + length]))):
+            return min(length, len(tokens) - at), title, True
+    if tokens[at][0].isupper() and _strange(tokens[at], known):
+        return 1, titles.near(tokens[at].removesuffix("'s")), True
+    return 0, None, False
 
 
 def _bare(tokens: Sequence[str]) -> list[str]:
@@ -102,9 +156,9 @@ def names_in(
 ) -> list[str]:
     """The names in a question, in order: longest titles of documents that it has, else runs of strange words.
 
-    `titles` and `vocabulary` in lower case. A title of known words alone counts only where it is capitalised, and not
-    as first word. A strange word that is not in the documents' `vocabulary` is no name, unless it is written as one:
-    then the question is about what the documents do not know.
+    `titles` in lower case, `vocabulary` as written. A title of known words alone counts only where it is capitalised,
+    and not as first word. A strange word that the documents' `vocabulary` does not have so is no name, unless it is
+    written as one: then the question is about what the documents do not know.
     """
     known = known_words() if known is None else known
     found: list[str] = []
@@ -120,9 +174,9 @@ def names_in(
             found.append(" ".join(tokens[at : at + length]).removesuffix("'s"))
             at += length
             continue
-        bare = tokens[at].lower().removesuffix("'s")
-        capital = tokens[at][0].isupper() and (at > 0 or not titled)
-        if _strange(tokens[at], known) and (vocabulary is None or bare in vocabulary or capital):
+        bare = tokens[at].removesuffix("'s")
+        capital = bare[0].isupper() and (at > 0 or not titled)
+        if _strange(bare, known) and (vocabulary is None or bare in vocabulary or capital):
             run.append(tokens[at])
         else:
             _close(run, found)
@@ -180,6 +234,7 @@ def _name_at(tokens: Sequence[str], at: int, phrases: Sequence[tuple[str, list[s
 
 def _symbol(word: str, phrases: Sequence[tuple[str, list[str]]], known: Collection[str]) -> str:
     lower = word.lower().removesuffix("'s")
+    lower = lower if lower in known else SYNONYMS.get(lower, lower)
     if word[0].isdigit():
         return "#"
     if lower in known or not word[0].isalpha():
@@ -191,7 +246,8 @@ def _symbol(word: str, phrases: Sequence[tuple[str, list[str]]], known: Collecti
 
 
 def _strange(word: str, known: Collection[str]) -> bool:
-    return word[0].isalpha() and word.lower().removesuffix("'s") not in known
+    lower = word.lower().removesuffix("'s")
+    return word[0].isalpha() and lower not in known and lower not in SYNONYMS
 
 
 def _close(run: list[str], found: list[str]) -> None:

@@ -65,6 +65,17 @@ def test_quotes_become_an_answer_with_citations() -> None:
     assert (citation.doc, citation.passage, citation.quote) == ("peru.md", "peru.md#1", 'Its capital is "Lima".')
 
 
+def test_a_document_s_first_sentence_is_cited_from_its_passage() -> None:
+    later = Passage("peru.md", "Peru", 2, ("It covers much.",), lead="Peru lies in South America.")
+    shown = show(SEARCH, later)
+    assert shown.sentences == ["Peru lies in South America.", "It covers much."]
+    quoted = [cite([SEARCH], [[shown]], [[text]]).citations[0] for text in ("[1]", "[2]")]
+    assert [(c.quote, c.passage) for c in quoted] == [
+        ("Peru lies in South America.", "peru.md#1"),
+        ("It covers much.", "peru.md#2"),
+    ]
+
+
 def test_what_no_passage_answers_is_said() -> None:
     other = Search("area of Peru", ["Peru"], "area of Peru")
     shown = [[show(SEARCH, PERU)], [show(other, PERU)]]

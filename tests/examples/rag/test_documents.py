@@ -46,6 +46,12 @@ def test_long_paragraphs_are_cut(tmp_path: Path) -> None:
     assert [len(p.sentences) for p in read_folder(tmp_path)] == [SENTENCES, 3]
 
 
+def test_later_passages_know_what_their_document_is_about(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Tides\n\nThe tides are high.\n\nThey turn at noon.\n")
+    (tmp_path / "b.md").write_text("# Piers\n\nThere are two.\n\nThey are old.\n")
+    assert [p.lead for p in read_folder(tmp_path)] == ["", "The tides are high.", "", ""]
+
+
 def test_abbreviations_and_numbers_end_no_sentence() -> None:
     text = "Dr. Ada lives at St. Anne. It costs 3.5 euros, e.g. in May. J. Smith knows!  Does he?"
     assert split_sentences(text) == [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from examples.rag.aliases import made_names, other_names
 from examples.rag.prompts import quote_prompt
-from examples.rag.wording import NAMES, Titles, align, known_words, names_in, normal, restore
+from examples.rag.wording import NAMES, SYNONYMS, Titles, align, known_words, names_in, normal, restore
 
 TITLES = Titles(
     ["France", "Trinidad and Tobago", "New York City", "York", "Nice", "Split", "Bogotá", "Kenya", "Iceland"]
@@ -46,9 +47,36 @@ def test_names_are_spelled_as_the_documents_spell_them(question: str, aligned: s
     assert align(question, TITLES) == aligned
 
 
+COUNTRIES = Titles(["Denmark", "Peru", "Poland", "Germany", "Kenya"], other_names(), made_names())
+
+
+@pytest.mark.parametrize(
+    ("question", "aligned"),
+    [
+        ("Peruvian capital?", "Peru capital?"),
+        ("How many Danes are there?", "How many inhabitants of Denmark are there?"),
+        ("How many Danes live in Denmark?", "How many inhabitants live in Denmark?"),
+        ("Polish phone code", "Poland phone code"),
+        ("Is Polish spoken in Germany?", "Is Polish spoken in Germany?"),  # a language
+        ("Are there Kenyans in Germany?", "Are there Kenya in Germany?"),
+        ("Deutschland, area", "Germany, area"),
+        ("What do Mexicans eat?", "What do Mexicans eat?"),  # no page tells of them
+    ],
+)
+def test_other_names_and_peoples_are_told_by_tables(question: str, aligned: str) -> None:
+    assert align(question, COUNTRIES) == aligned
+
+
+def test_synonyms_become_words_that_the_model_knows() -> None:
+    assert not SYNONYMS.keys() & known_words() and set(SYNONYMS.values()) <= known_words()
+    assert normal("Peru's headcount?", ["Peru"]) == "e1 population ?"
+    assert names_in("frontier of Peru", COUNTRIES) == ["Peru"]
+
+
 def test_a_strange_word_that_no_document_has_is_no_name() -> None:
     assert names_in("Who is the mayor of France?", TITLES, vocabulary={"france"}) == ["France"]
     assert names_in("Who is the mayor of France?", TITLES, vocabulary={"mayor"}) == ["mayor", "France"]
+    assert names_in("Who is the mayor of France?", TITLES, vocabulary={"Mayor"}) == ["France"]  # part of a name there
 
 
 def test_what_is_written_as_a_name_is_one_even_if_no_document_has_it() -> None:
