@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Blocks = array  # of "i": numbers of blocks, the root first where they are a chain
-_Numbers = NDArray[np.intp]
+Places = NDArray[np.intp]
+"""Numbers of blocks as numpy indexes fastest: other integers cost ten times as much."""
 _Counts = NDArray[np.int32]
 _LOOK = 256
 
@@ -24,8 +25,7 @@ def blocks_of(numbers: Iterable[int] = ()) -> Blocks[int]:
     return array("i", numbers if isinstance(numbers, list) else [*numbers])  # an iterator's numbers would cost thrice
 
 
-def _places(blocks: Blocks[int]) -> _Numbers:
-    """As numpy indexes fastest."""
+def places_of(blocks: Blocks[int]) -> Places:
     return np.asarray(blocks).astype(np.intp)
 
 
@@ -48,7 +48,7 @@ class BlockPool:
         self._leases: _Counts = np.zeros(total, np.int32)
         self._free = list(range(total - 1, -1, -1))
         # Runs in the order in which they were let go of. A block in a run is cached if its mark is still the run's.
-        self._runs: deque[tuple[int, _Numbers]] = deque()
+        self._runs: deque[tuple[int, Places]] = deque()
         self._marks: NDArray[np.int64] = np.zeros(total, np.int64)
         self._number = 0
         self._queued = 0
@@ -77,15 +77,15 @@ class BlockPool:
 
     def idle(self, blocks: Blocks[int]) -> int:
         """How many of `blocks` are cached."""
-        return int(np.count_nonzero(self._marks.take(_places(blocks))))
+        return int(np.count_nonzero(self._marks.take(places_of(blocks))))
 
     def all_listed(self, blocks: Blocks[int]) -> bool:
         """Whether the contents of all `blocks` can be found by others."""
-        return bool(self.listed.take(_places(blocks)).all())
+        return bool(self.listed.take(places_of(blocks)).all())
 
     def any_listed(self, blocks: Blocks[int]) -> bool:
         """Whether the contents of one of `blocks` can be found by others."""
-        return bool(self.listed.take(_places(blocks)).any())
+        return bool(self.listed.take(places_of(blocks)).any())
 
     def take(self, count: int) -> Blocks[int] | None:
         """`count` (>= 1) free blocks, now active with one reference; None if there are not so many."""
@@ -94,13 +94,13 @@ class BlockPool:
             return None
         taken = blocks_of(free[-count:])
         del free[-count:]
-        self._refs[_places(taken)] = 1
+        self._refs[places_of(taken)] = 1
         self.active += count
         return taken
 
     def refer(self, blocks: Blocks[int]) -> None:
         """One more sequence holds `blocks`, which are active, leased or cached."""
-        places = _places(blocks)
+        places = places_of(blocks)
         refs = self._refs.take(places)
         self._refs[places] = refs + 1
         idle = places[refs == 0]
@@ -109,7 +109,7 @@ class BlockPool:
 
     def drop(self, blocks: Blocks[int]) -> None:
         """A sequence lets go of a chain. What nobody else holds becomes leased, else cached if listed, else free."""
-        places = _places(blocks)[::-1].copy()
+        places = places_of(blocks)[::-1].copy()
         refs = self._refs.take(places) - 1
         self._refs[places] = refs
         idle = places[refs == 0]
@@ -123,7 +123,7 @@ class BlockPool:
 
     def lease(self, blocks: Blocks[int]) -> None:
         """One more lease holds `blocks`, which are active, leased or cached."""
-        places = _places(blocks)
+        places = places_of(blocks)
         leases = self._leases.take(places)
         self._leases[places] = leases + 1
         new = places[leases == 0]
@@ -132,7 +132,7 @@ class BlockPool:
 
     def unlease(self, blocks: Blocks[int]) -> None:
         """A lease lets go of a chain."""
-        places = _places(blocks)[::-1].copy()
+        places = places_of(blocks)[::-1].copy()
         leases = self._leases.take(places) - 1
         self._leases[places] = leases
         ended = places[leases == 0]
@@ -143,35 +143,35 @@ class BlockPool:
 
     def newly_leased(self, blocks: Blocks[int]) -> NDArray[np.bool_]:
         """Which of `blocks` no lease holds yet."""
-        unleased: NDArray[np.bool_] = self._leases.take(_places(blocks)) == 0
+        unleased: NDArray[np.bool_] = self._leases.take(places_of(blocks)) == 0
         return unleased
 
     def holds_leases(self, counts: NDArray[np.int32]) -> bool:
         """Whether block i is held by `counts[i]` leases."""
         return bool(np.array_equal(self._leases, counts))
 
-    def evict(self, count: int) -> list[int]:
+    def evict(self, count: int) -> Places:
         """Up to `count` cached blocks, those to go next, become free; they must be unlisted then."""
-        gone: list[int] = []
-        while len(gone) < count and self._runs:
+        found: list[Places] = []
+        while count and self._runs:
             mark, run = self._runs.popleft()
             # Many of a run's first blocks may be cached no more: look at a good number of them at once.
-            looked = run[: max(count - len(gone), _LOOK)]
-            live = np.flatnonzero(self._marks[looked] == mark)[: count - len(gone)]
-            used = int(live[-1]) + 1 if len(gone) + len(live) == count else len(looked)
+            looked = run[: max(count, _LOOK)]
+            live = np.flatnonzero(self._marks[looked] == mark)[:count]
+            used = int(live[-1]) + 1 if len(live) == count else len(looked)
             if used < len(run):
                 self._runs.appendleft((mark, run[used:]))
             self._queued -= used
-            gone += looked[live].tolist()
-        if gone:
-            self._marks[np.asarray(gone)] = 0
-            self.cached -= len(gone)
-            self._free += gone
+            found.append(looked[live])
+            count -= len(live)
+        gone = np.concatenate(found) if found else np.zeros(0, np.intp)
+        self._marks[gone] = 0
+        self.cached -= len(gone)
+        self._free += gone.tolist()
         return gone
 
-    def discard(self, blocks: list[int]) -> None:
-        """Cached ones among `blocks` become free, out of turn; they are unlisted already."""
-        places = np.asarray(blocks, np.intp)
+    def discard(self, places: Places) -> None:
+        """Cached ones among these blocks become free, out of turn; they are unlisted already."""
         gone = places[self._marks[places] > 0]
         self._uncache(gone)
         self._free += gone.tolist()
@@ -181,7 +181,7 @@ class BlockPool:
         for mark, run in self._runs:
             yield from run[self._marks[run] == mark].tolist()
 
-    def _uncache(self, places: _Numbers) -> int:
+    def _uncache(self, places: Places) -> int:
         """Take what is cached among `places` out of the order of eviction; how many that were."""
         cached = int(np.count_nonzero(self._marks.take(places)))
         if cached:
@@ -189,7 +189,7 @@ class BlockPool:
             self.cached -= cached
         return cached
 
-    def _leave(self, places: _Numbers) -> None:
+    def _leave(self, places: Places) -> None:
         """Nobody holds `places` (leaves first) any more."""
         if not len(places):
             return

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import numpy as np
+
 from engine.clock import Clock
 from engine.config import BLOCK_TOKENS
-from engine.kv.blocks import BlockPool, Blocks, blocks_of
+from engine.kv.blocks import BlockPool, Blocks, Places, blocks_of
 from engine.kv.leases import LeaseTable
 from engine.kv.prefix import ROOT, Digest, PrefixIndex
 from engine.protocol import EngineEvent, EngineEventKind, Tier
@@ -40,7 +42,7 @@ _AHEAD, _MOST_AHEAD = 256, 64
 class Store:
     """The blocks of one tier: held by `pool`, found by `index`; the least recently used give way."""
 
-    def __init__(self, tier: Tier, total: int, spill: Callable[[list[int]], None] | None = None) -> None:
+    def __init__(self, tier: Tier, total: int, spill: Callable[[Places], None] | None = None) -> None:
         self.tier, self._spill = tier, spill
         self.pool = BlockPool(total)
         self.index = PrefixIndex(self.pool.listed, closed=tier is Tier.DEVICE)
@@ -66,7 +68,7 @@ class Store:
             self._spill(gone)
         self.unlist(gone)
 
-    def unlist(self, blocks: list[int]) -> None:
+    def unlist(self, blocks: Places) -> None:
         """Nobody finds `blocks` any more; a bounded number of their digests is remembered."""
         self.changes[EngineEventKind.EVICTED].update(self.index.programs(blocks))
         if len(self._evicted[0]) > 2 * self.pool.total:
@@ -235,7 +237,7 @@ class BlockCache:
                 there[index] = block
         return blocks_of([block for block in there if block is not None])
 
-    def _spill(self, blocks: list[int]) -> None:
+    def _spill(self, blocks: Places) -> None:
         """Blocks that leave the device go to the host, as far as there is room beside what is held there."""
         if not self.spills:
             return
@@ -249,7 +251,7 @@ class BlockCache:
         names = [programs[index] for index in absent]
         chosen = [digests[index] for index in absent]
         self.host.index.insert_each(new, chosen, [parents[index] for index in absent], names)
-        self.copy(CopyKind.DEVICE_TO_HOST, [blocks[index] for index in absent], new)
+        self.copy(CopyKind.DEVICE_TO_HOST, blocks[absent].tolist(), new)
         self.host.changes[EngineEventKind.SWAPPED].update(names)
         new.reverse()  # leaves are let go of first
         self.host.pool.drop(new)
@@ -275,8 +277,9 @@ class BlockCache:
             gone = store.index.subtree(digest)
             if gone:
                 self.leases.break_holders(store.tier, gone)
-                store.unlist(gone)
-                store.pool.discard(gone)
+                places = np.asarray(gone, np.intp)
+                store.unlist(places)
+                store.pool.discard(places)
 
     def drain_events(self) -> list[EngineEvent]:
         """What changed since the last call, blocks summed by program."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import BLOCK_TOKENS
-from engine.kv.blocks import Blocks, blocks_of
+from engine.kv.blocks import Blocks, Places, blocks_of, places_of
 
 Digest = Hashable
 """The name of a block's contents and of all that comes before it: a hash of a full block, a tuple for a partial one."""
@@ -125,11 +125,11 @@ class PrefixIndex:
         known = self._blocks
         return [index for index, digest in enumerate(digests) if digest not in known]
 
-    def lineage(self, blocks: list[int]) -> tuple[list[Digest], list[Digest | None], list[str]]:
+    def lineage(self, blocks: Places) -> tuple[list[Digest], list[Digest | None], list[str]]:
         """Digests, parents' digests and programs of listed blocks."""
         return self._digests[blocks].tolist(), self._parents[blocks].tolist(), self.programs(blocks)
 
-    def programs(self, blocks: list[int]) -> list[str]:
+    def programs(self, blocks: Places) -> list[str]:
         """The programs that first stored the blocks."""
         programs: list[str] = self._programs[blocks].tolist()
         return programs
@@ -149,7 +149,7 @@ class PrefixIndex:
         """List blocks under digests that are not listed yet."""
         self._blocks.update(zip(digests, blocks, strict=True))
         self._serial += 1
-        places = np.asarray(blocks)
+        places = places_of(blocks)
         self._digests[places] = np.fromiter(digests, np.object_, len(blocks))
         self._parents[places] = np.fromiter(parents, np.object_, len(blocks))
         self._programs[places] = programs
@@ -164,9 +164,8 @@ class PrefixIndex:
         self._serial += 1
         self._serials[block] = self._serial
 
-    def remove(self, blocks: list[int]) -> list[Digest]:
+    def remove(self, places: Places) -> list[Digest]:
         """Forget listed blocks whose descendants are listed no more after it; their digests."""
-        places = np.asarray(blocks, np.intp)
         digests: list[Digest] = self._digests[places].tolist()
         deque(map(self._blocks.pop, digests), maxlen=0)
         self._digests[places] = None
