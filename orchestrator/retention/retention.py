@@ -171,11 +171,13 @@ class Retention:
 
     # -- function calls and the program ---------------------------------------------------------
 
-    def function_started(self, program: Program, call: FunctionCall, arguments: Mapping[str, JsonValue]) -> None:
+    def function_started(
+        self, program: Program, call: FunctionCall, arguments: Mapping[str, JsonValue], now: float
+    ) -> None:
         """A worker has the call."""
         self.tools.started(program, call, arguments, self.now())
 
-    def function_ended(self, program: Program, call: FunctionCall, *, returned: bool) -> None:
+    def function_ended(self, program: Program, call: FunctionCall, now: float, *, returned: bool) -> None:
         """It has returned, well or failed, or (not `returned`) will never return."""
         self.tools.ended((program.id, call.id), self.now(), returned=returned)
 

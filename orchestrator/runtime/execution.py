@@ -112,7 +112,7 @@ class Execution:
     def _succeed(self, program: Program, run: CallRun, value: JsonValue, encoded: bytes) -> None:
         if program.outcome is None:
             self._learn(program, run, succeeded=True)
-            now_s = program.now()
+            now_s = program.now() if isinstance(run.call, LLMCall) else run.told_s  # a function's result was just taken
             run.close(now_s)
             program.write(run, value, encoded, run.facts(), now_s)
             if isinstance(run.call, LLMCall):

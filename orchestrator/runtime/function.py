@@ -112,15 +112,17 @@ class FunctionAttempt:
     def _started(self) -> None:
         self._services.occupancy.functions += not self._running
         self._running = True
-        self._program.start(self._run)
-        self._services.retention.function_started(self._program, self._call, self._arguments)
+        program = self._program
+        program.start(self._run)
+        began = program.began_s + self._run.told_s
+        self._services.retention.function_started(program, self._call, self._arguments, began)
 
     def _ended(self, trace: CallTrace, began_s: float, error_type: str | None, result: JsonValue) -> None:
         services, program, run, call = self._services, self._program, self._run, self._call
         services.occupancy.functions -= self._running
         self._running = False
-        services.retention.function_ended(program, call, returned=error_type != "cancelled")
         now_s = program.now()
+        services.retention.function_ended(program, call, program.began_s + now_s, returned=error_type != "cancelled")
         run.account("tool" if run.state is CallState.RUNNING else "queue", now_s)
         facts = NO_FACTS
         if program.trace.recording:
