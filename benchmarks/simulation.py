@@ -71,7 +71,6 @@ class _Spelled(Library):
         key: str,
         origin: str,
         outputs: dict[str, str],
-        model: str | None,
     ) -> LLMCall:
         parts: list[TextPart | VariablePart] = []
         system: tuple[Message, ...] = ()
@@ -121,10 +120,10 @@ async def _replay(programs: Sequence[TraceProgram], engine: EngineProcess, journ
     clients = Clients(
         runtime,
         library,
+        clock,
         wait_cap_s=120.0,
         ended=ended,
         progress=lambda *_: None,
-        model_of=lambda program: None,
     )
     start_s = asyncio.get_running_loop().time()
     shifted = [_at(program, start_s + program.arrival) for program in programs]

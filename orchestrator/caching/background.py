@@ -84,7 +84,7 @@ class EngineJudge:
         if verdict is not None:
             return verdict
         try:
-            engine = await self._engines.serving(self._model)
+            engine = await self._engines.serving(self._engines.for_model(self._model))
             self._asked += 1
             request = GenerateRequest(
                 id=f"cache-judge/{self._asked}",

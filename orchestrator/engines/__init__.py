@@ -1,7 +1,7 @@
 """Engines as the orchestrator sees them: a pool by model, each engine kept alive by a supervisor."""
 
 from orchestrator.engines.errors import EngineNotReady, NoEngine, UnknownModel
-from orchestrator.engines.pool import EnginePool
+from orchestrator.engines.pool import EnginePool, replica_name
 from orchestrator.engines.supervisor import (
     Backoff,
     EngineFactory,
@@ -22,4 +22,5 @@ __all__ = [
     "NoEngine",
     "SupervisedEngine",
     "UnknownModel",
+    "replica_name",
 ]

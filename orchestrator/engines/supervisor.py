@@ -104,11 +104,14 @@ class SupervisedEngine:
         factory: EngineFactory,
         *,
         clock: Clock,
+        serves: str = "",
         backoff: Backoff | None = None,
         start_wait_s: float = 60.0,
         max_waiting: int = 4096,
     ) -> None:
+        """`serves`: the model's name, where the engine has another one."""
         self._name = name
+        self.serves = serves or name
         self._factory = factory
         self._clock = clock
         self._backoff = backoff or Backoff()

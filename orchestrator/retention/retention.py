@@ -175,11 +175,11 @@ class Retention:
         self, program: Program, call: FunctionCall, arguments: Mapping[str, JsonValue], now: float
     ) -> None:
         """A worker has the call."""
-        self.tools.started(program, call, arguments, self.now())
+        self.tools.started(program, call, arguments, now)
 
     def function_ended(self, program: Program, call: FunctionCall, now: float, *, returned: bool) -> None:
         """It has returned, well or failed, or (not `returned`) will never return."""
-        self.tools.ended((program.id, call.id), self.now(), returned=returned)
+        self.tools.ended((program.id, call.id), now, returned=returned)
 
     def evidence(self, program: Program, *, idle: bool | None = None) -> None:
         """What the program waits for has changed: a call ended, or its client declared more.
@@ -233,6 +233,11 @@ class Retention:
         chars = sum(len(message.content) for message in messages)
         known, behind = (chain.tokens, chain.chars) if chain is not None else (0, 0)
         return known + desk.costs.tokens(max(0, chars - behind))
+
+    def read_s(self, engine: Engine) -> float:
+        """Expected seconds of prefill a token, of a thousand; 0 if nothing is known of the engine."""
+        desk = self._keeper.desk(engine)
+        return desk.costs.prefill.seconds(1000, 0) / 1000 if desk is not None else 0.0
 
     def paused(self, engine: Engine) -> tuple[PausedChain, ...]:
         """The chains under lease in an engine."""

@@ -139,7 +139,7 @@ class Answered:
             await gate.enter(program_id, LAST)
         try:
             if gate is not None:
-                await services.engines.serving(call.model)
+                await services.engines.serving(engine)
             return await generation.aside(engine, program_id)
         finally:
             if gate is not None:

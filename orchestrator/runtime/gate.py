@@ -63,6 +63,7 @@ _BEHIND = 8
 """So many calls behind a first one that does not fit are looked at for one that does."""
 
 Overdue = Callable[[PriorityKey, PriorityKey], bool]
+Spare = Callable[[], None]
 
 
 def _never(outside: PriorityKey, inside: PriorityKey) -> bool:
@@ -93,7 +94,7 @@ class _Held:
     number: int
     program: str = field(compare=False)
     tokens: int = field(compare=False)
-    turn: asyncio.Future[None] = field(compare=False)
+    turn: asyncio.Future[bool] = field(compare=False)
     stale: bool = field(default=False, compare=False)
 
 
@@ -171,17 +172,27 @@ class Gate:
     """
 
     def __init__(
-        self, room: int, hold: Hold | None = None, parking: Parking | None = None, overdue: Overdue | None = None
+        self,
+        room: int,
+        hold: Hold | None = None,
+        parking: Parking | None = None,
+        overdue: Overdue | None = None,
+        spare: Spare | None = None,
     ) -> None:
-        """`overdue(outside, inside)`: whether a call inside may not go before that one outside any more."""
+        """`overdue(outside, inside)`: whether a call inside may not go before that one outside any more.
+
+        `spare`: called when there is room and nobody waits.
+        """
         self.room = Room(room)
         self._overdue: Overdue = overdue or _never
         self.hold = hold if hold is not None else Hold()
         self._parking: Parking = parking if parking is not None else NoParking()
+        self._spare = spare
         self._calls = 0
         self._inside = _Queue()
         self._outside = _Queue()
         self._arrivals = 0
+        self._gone: dict[int, PriorityKey] = {}  # called away; their tasks have not run since
         self._letting_go = False
         self._patience: asyncio.TimerHandle | None = None
 
@@ -195,22 +206,23 @@ class Gate:
         """How many calls are inside."""
         return self._calls
 
-    async def enter(self, program: str, key: PriorityKey, tokens: int = 0) -> None:
-        """Return when the call may go to the engine, where it needs `tokens` of private KV.
+    async def enter(self, program: str, key: PriorityKey, tokens: int = 0) -> PriorityKey | None:
+        """Return when the call may go to the engine, where it needs `tokens` of private KV; `leave` must follow.
 
-        `leave` must follow, unless this is cancelled.
+        Unless this is cancelled, or the call is called away: then the key is returned with which to wait elsewhere.
         """
         self._arrivals += 1
         held = _Held(key, self._arrivals, program, tokens, asyncio.get_running_loop().create_future())
         (self._inside if self.hold.is_inside(program) else self._outside).add(held)
         self.let_go()
-        if held.turn.done():
-            return
         try:
-            await held.turn
+            if held.turn.done() or await held.turn:
+                return None
+            return self._gone.pop(held.number)
         except asyncio.CancelledError:
             if held.turn.done() and not held.turn.cancelled():
-                self.leave(program, tokens)  # its turn had come already: the next one takes it
+                if self._gone.pop(held.number, None) is None:
+                    self.leave(program, tokens)  # its turn had come already: the next one takes it
             elif not self._inside.remove(held):
                 self._outside.remove(held)
             raise
@@ -221,6 +233,19 @@ class Gate:
         self.hold.ended(program, tokens, left)
         self._sort(program)
         self.let_go()
+
+    def call_away(self, room: Callable[[int], bool]) -> bool:
+        """Let the first outside whose tokens find room elsewhere wait there instead; False if there is none."""
+        first = self._outside.head()
+        if first is None:
+            return False
+        for held in (first, *islice(self._outside.following(), _BEHIND)):
+            if room(held.tokens):
+                self._outside.remove(held)
+                self._gone[held.number] = held.key
+                held.turn.set_result(False)
+                return True
+        return False
 
     def kept(self, program: str, tokens: int) -> None:
         """So much is kept for a program that waits for functions or its client; 0: nothing any more."""
@@ -256,6 +281,8 @@ class Gate:
             self._letting_go = False
         if self.hold.capacity:
             self._parking.pressure(self.held, self._calls)
+        if self._spare is not None and self._calls < self.room.calls and not self.held:
+            self._spare()
 
     def _begin(self, held: _Held, queue: _Queue) -> None:
         queue.remove(held)
@@ -267,7 +294,7 @@ class Gate:
         self._sort(held.program)
         if self.hold.excess:  # those inside have outgrown the memory: the engine would break leases at random
             self._park(self.hold.excess)
-        held.turn.set_result(None)
+        held.turn.set_result(True)
 
     def _sort(self, program: str) -> None:
         """Calls of a program wait where it is: inside or outside."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from hashlib import blake2b
 
 import orjson
@@ -16,7 +16,6 @@ from dag.plan import read_arguments
 from dag.values import PathError, render
 from engine.protocol import (
     ChatMessage,
-    CountsTokens,
     Engine,
     EngineError,
     EngineLost,
@@ -36,6 +35,7 @@ from orchestrator.journal import Recomputed
 from orchestrator.retention import Chain, Visit, request_id
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.gate import Gate
+from orchestrator.runtime.needs import private_tokens, visitor_of
 from orchestrator.runtime.planning import PlanStream
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
@@ -44,9 +44,6 @@ from orchestrator.telemetry import CONSUMERS, NO_FACTS, Facts
 from orchestrator.tools import CallFailure, FailureType
 from orchestrator.tools.values import accept_result, accept_text, encode_json
 from tenuto.wire import AskedCall, JsonConstraint, JsonType, LLMCall, Message, ModelTool, RegexConstraint
-
-_MOST = 0.75
-"""Quantile of output lengths that is counted as a call's need of memory."""
 
 _PLAN_SLICE = 2_000
 """Characters of a plan that are read at once: some 40 calls, a few milliseconds."""
@@ -85,41 +82,49 @@ class Generation:
         expected = services.statistics.output_tokens(program.workflow, call)
         key = services.priorities.call_ready(ReadyCall(program.id, call, self._run.runs, expected))
         try:
-            engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
-            self._run.behind = services.occupancy.others(engine.name, program.id)
             self._place = services.cache.enters()
-            if gate is None:
+            async with self._admitted(messages, chain, key) as (engine, gate):
+                if gate is not None:
+                    attempt = program.attempt(self._run)
+                    self._visit = services.retention.visit(program, call, engine, attempt, messages, chain)
                 return await self._traced(engine, messages, expected, key)
-            tokens = self._private_tokens(engine, gate, messages, chain)
-            await gate.enter(program.id, key, tokens)
-            try:
-                await services.engines.serving(call.model)  # what it can do is known once it has started
-                attempt = program.attempt(self._run)
-                self._visit = services.retention.visit(program, call, engine, attempt, messages, chain)
-                return await self._traced(engine, messages, expected, key)
-            finally:
-                gate.leave(program.id, tokens, self._left(gate))
         except EngineError as error:
             raise _failure(error) from error
         finally:
             services.cache.leaves(self._place)
 
-    def _private_tokens(
-        self, engine: Engine, gate: Gate, messages: tuple[ChatMessage, ...], chain: Chain | None
-    ) -> int:
-        """Tokens of KV that the call will need for itself; 0 where nobody is held for memory."""
-        if not gate.hold.capacity:
-            return 0
-        services, call = self._services, self._call
-        if isinstance(engine, CountsTokens):
-            prompt = engine.count_tokens(messages)
-        else:
-            prompt = services.retention.prompt_tokens(engine, messages, chain)
-        program = self._program
-        shared = services.footprints.shared(program.id, program.workflow, call)
-        # Most calls should end within what was counted: memory that is short stops everybody.
-        output = services.statistics.output_tokens(program.workflow, call, _MOST)
-        return max(0, prompt - shared) + output
+    @asynccontextmanager
+    async def _admitted(
+        self, messages: tuple[ChatMessage, ...], chain: Chain | None, key: PriorityKey
+    ) -> AsyncIterator[tuple[Engine, Gate | None]]:
+        """A place on an engine while the context is open; without a gate where workers host the model."""
+        program, call, services = self._program, self._call, self._services
+        while True:
+            engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
+            if gate is None:
+                yield engine, None
+                return
+            visitor = None
+            if services.placing.several(call.model):
+                visitor = visitor_of(services, program, call, engine, messages, chain)
+                engine = services.placing.choose(call.model, visitor)
+                gate = services.priorities.gate(engine)
+                services.placing.sent(engine, visitor)
+            self._run.behind = services.occupancy.others(engine.name, program.id)
+            try:
+                tokens = private_tokens(services, program, call, engine, messages, chain) if gate.hold.capacity else 0
+                called_away = await gate.enter(program.id, key, tokens)
+                if called_away is None:
+                    try:
+                        await services.engines.serving(engine)  # what it can do is known once it has started
+                        yield engine, gate
+                    finally:
+                        gate.leave(program.id, tokens, self._left(gate))
+                    return
+                key = called_away
+            finally:
+                if visitor is not None:
+                    services.placing.left(engine, visitor)
 
     def _left(self, gate: Gate) -> int:
         """Private tokens of KV that the call has left in the engine, until it is decided what is kept of them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from engine.protocol import Engine, EngineError, PriorityKey, PrioritySupport
 from orchestrator.clock import OrchestratorClock
@@ -51,10 +52,19 @@ class Priorities:
         gate = self._gates.get(engine.name)
         if gate is None:
             parking = KeptChains(self._retention, engine) if self._retention is not None else None
-            gate = self._gates[engine.name] = Gate(self._engine_calls, Hold(), parking, self._policy.overdue)
+            spare = partial(self._take_over, engine) if self._engines.others(engine) else None
+            gate = self._gates[engine.name] = Gate(self._engine_calls, Hold(), parking, self._policy.overdue, spare)
         if self._policy.holds:
             gate.hold.resize(engine.capabilities.kv_tokens)  # known once the engine has started
         return gate
+
+    def _take_over(self, idle: Engine) -> None:
+        """An engine has room and nobody waits for it: one who waits for another of its model is placed anew."""
+        hold = self.gate(idle).hold
+        waiting = [gate for other in self._engines.others(idle) if (gate := self._gates.get(other.name)) and gate.held]
+        for gate in sorted(waiting, key=lambda gate: gate.held, reverse=True):
+            if gate.call_away(lambda tokens: not hold.shortage(tokens)):
+                return
 
     def _kept(self, engine: Engine, program: str, tokens: int) -> None:
         gate = self._gates.get(engine.name)
@@ -96,13 +106,12 @@ class Priorities:
         while self._pending:
             program = next(iter(self._pending))
             key = self._pending.pop(program)
-            for model in self._engines.models():
-                engine = self._engines.for_model(model)
+            for engine in self._engines.all():
                 if engine.capabilities.priority is PrioritySupport.MUTABLE:
                     try:
                         await engine.reprioritize(program, key)
                     except EngineError as error:  # an old key costs time, never correctness
-                        log.warning("engine %s did not take the key of %s: %s", model, program, error)
+                        log.warning("engine %s did not take the key of %s: %s", engine.name, program, error)
 
     async def close(self) -> None:
         if self._pusher is not None:

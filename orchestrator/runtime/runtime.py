@@ -33,6 +33,7 @@ from orchestrator.runtime.archive import Archive, check_same
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.execution import Execution
 from orchestrator.runtime.ids import ProgramIds
+from orchestrator.runtime.placing import Placing
 from orchestrator.runtime.priorities import Priorities
 from orchestrator.runtime.program import Growth, Program
 from orchestrator.runtime.reading import Reader
@@ -89,20 +90,23 @@ class Runtime(Reader):
         self._telemetry = telemetry or NullTelemetry(rng)
         statistics = statistics or StageStatistics()
         tools = tools or Toolbox(workers, clock=clock, limits=limits)
+        priorities = Priorities(policy, engines, clock, engine_calls=limits.engine_calls)
+        kept = Retention(clock, rule=retention, specs=tools.spec)
+        priorities.attach(kept)
         self._services = Services(
             clock=clock,
             engines=engines,
             workers=workers,
             tools=tools,
-            priorities=Priorities(policy, engines, clock, engine_calls=limits.engine_calls),
+            priorities=priorities,
             statistics=statistics,
             limits=limits,
             rng=rng,
             metrics=metrics or NullMetrics(),
-            retention=Retention(clock, rule=retention, specs=tools.spec),
+            retention=kept,
+            placing=Placing(engines, priorities, kept),
             cache=cache or NoCallCache(),
         )
-        self._services.priorities.attach(self._services.retention)
         self._execution = Execution(self._services)
         self._ids = ProgramIds(rng)
         archive = Archive(
@@ -132,12 +136,12 @@ class Runtime(Reader):
         metrics.observe("tenuto.programs.live", lambda: [(self._shelf.live_count, {})])
         metrics.observe("tenuto.calls.live", lambda: [(self._live_calls, {})])
         metrics.observe("tenuto.tools.running", lambda: [(self._services.occupancy.functions, {})])
+        for metric, source in self._services.tools.sources().items():
+            metrics.observe(metric, source)
         metrics.observe("tenuto.program.seconds", lambda: [(s, {names.CAUSE: c}) for c, s in self._seconds.items()])
         metrics.observe("tenuto.kv.blocks", self._services.engines.kv_blocks)
         metrics.observe("tenuto.cache.lookups", self._services.cache.lookups)
         metrics.observe(
-        for metric, source in self._services.tools.sources().items():
-            metrics.observe(metric, source)
             "tenuto.queue.calls",
             lambda: [(held, {names.ENGINE: engine}) for engine, held in self._services.priorities.held().items()],
         )
@@ -342,6 +346,7 @@ class Runtime(Reader):
         self._live_calls -= len(program.calls)
         self._services.priorities.program_ended(program.id)
         self._services.footprints.ended(program.id)
+        self._services.placing.ended(program.id)
         self._services.retention.program_ended(program)
         self._services.tools.program_ended(program.id)
         error = program.error.type if program.error is not None else None

@@ -13,6 +13,7 @@ from orchestrator.limits import Limits
 from orchestrator.retention import Retention
 from orchestrator.runtime.gate import Gate
 from orchestrator.runtime.occupancy import Occupancy
+from orchestrator.runtime.placing import Placing
 from orchestrator.runtime.priorities import Priorities
 from orchestrator.scheduling import Footprints, StageStatistics
 from orchestrator.telemetry import Metrics
@@ -33,6 +34,7 @@ class Services:
     rng: Random
     metrics: Metrics
     retention: Retention
+    placing: Placing
     occupancy: Occupancy = field(default_factory=Occupancy)
     footprints: Footprints = field(default_factory=Footprints)
     cache: CallCache = field(default_factory=NoCallCache)

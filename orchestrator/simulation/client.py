@@ -95,9 +95,8 @@ class Clients:
         wait_cap_s: float,
         ended: Ended,
         progress: Progress,
-        model_of: Callable[[TraceProgram], str | None],
     ) -> None:
-        self._runtime, self._library, self._model_of = runtime, library, model_of
+        self._runtime, self._library = runtime, library
         self.wait_cap_s, self.ended, self.progress = wait_cap_s, ended, progress
         self.clock = clock
         self._live: dict[str, Blueprint] = {}
@@ -123,7 +122,7 @@ class Clients:
         """Submit the program when it arrives and go on with it to its end."""
         if program.arrival > self.clock.now():
             await self.clock.sleep(program.arrival - self.clock.now())
-        blueprint = self._library.blueprint(program, self._model_of(program))
+        blueprint = self._library.blueprint(program)
         await _Conversation(self, program, blueprint).run()
 
 

@@ -45,12 +45,20 @@ class CrashingEngine:
     """A supervised engine whose process dies now and then. `made` are all its processes, the last one lives."""
 
     def __init__(
-        self, name: str, make: Callable[[], SimulatedEngine], faults: Faults, rng: Random, clock: OrchestratorClock
+        self,
+        name: str,
+        model: str,
+        make: Callable[[], SimulatedEngine],
+        faults: Faults,
+        rng: Random,
+        clock: OrchestratorClock,
     ) -> None:
         self._make, self._faults, self._rng, self._clock = make, faults, rng, clock
         self.made: list[SimulatedEngine] = []
         self._crash: asyncio.TimerHandle | None = None
-        self.supervised = SupervisedEngine(name, self._start, clock=clock, start_wait_s=10 * faults.restart_s + 60.0)
+        self.supervised = SupervisedEngine(
+            name, self._start, clock=clock, serves=model, start_wait_s=10 * faults.restart_s + 60.0
+        )
 
     async def _start(self) -> SimulatedEngine:
         if self.made:

@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import cycle
 from random import Random
 from typing import Any
 
 from engine.costs import EngineProfile, profile
 from engine.protocol import EngineEvent, EngineEventKind
 from engine.simulated import SimulatedEngine
-from orchestrator.engines import EnginePool
+from orchestrator.engines import EnginePool, replica_name
 from orchestrator.journal import NullJournal
 from orchestrator.limits import Limits
 from orchestrator.retention import make_rule
@@ -89,29 +88,29 @@ class Simulation:
         """Run to the end of the last program, in a loop of its own."""
         return run_virtual(self._run())
 
-    def _cards(self) -> list[EngineProfile]:
-        """The profiles of the engines, by their names."""
+    def _card(self) -> EngineProfile:
+        """The profile of each engine."""
         scenario, card = self._scenario, self._scenario.engine
         if scenario.infinite:
             card = replace(card, kv_tokens=distinct_tokens(self._programs, self._library) + 64 * card.max_running)
-        names = [card.name] if scenario.replicas == 1 else [f"{card.name}-{n}" for n in range(scenario.replicas)]
-        return [replace(card, name=name) for name in names]
+        return card
 
-    def _engine(self, card: EngineProfile) -> SimulatedEngine:
-        engine = SimulatedEngine(card, self._library.book)
+    def _engine(self, card: EngineProfile, name: str) -> SimulatedEngine:
+        engine = SimulatedEngine(card, self._library.book, name=name)
         self._meters.append(_Meter(engine))
         return engine
 
     async def _run(self) -> Report:
         scenario, loop = self._scenario, asyncio.get_running_loop()
         rng = Random(f"simulation {scenario.seed}")
-        clock, faults, cards = VirtualClock(), scenario.faults, self._cards()
+        clock, faults, card = VirtualClock(), scenario.faults, self._card()
+        names = [replica_name(card.name, number) for number in range(scenario.replicas)]
         crashing = [
-            CrashingEngine(card.name, partial(self._engine, card), faults, rng, clock)
-            for card in cards
+            CrashingEngine(name, card.name, partial(self._engine, card, name), faults, rng, clock)
+            for name in names
             if faults.crash_every_s
         ]
-        engines = EnginePool([each.supervised for each in crashing] or [self._engine(card) for card in cards])
+        engines = EnginePool([each.supervised for each in crashing] or [self._engine(card, name) for name in names])
         workers = WorkerPool(limits=_LIMITS, rng=rng)
         clients: Clients
         runtime = Runtime(
@@ -137,7 +136,6 @@ class Simulation:
             wait_cap_s=scenario.wait_cap_s,
             ended=self._ended,
             progress=self._footprint.changed,
-            model_of=_by_turns([card.name for card in cards]),
         )
         await asyncio.gather(*(clients.run(program) for program in self._programs))
         makespan_s = loop.time()
@@ -146,7 +144,7 @@ class Simulation:
         for each in crashing:
             each.stop()
         await engines.close()
-        return self._report(len(cards), makespan_s)
+        return self._report(len(names), makespan_s)
 
     def _ended(self, source: TraceProgram, timeline: Timeline, seconds: float) -> None:
         self._footprint.ended(source.program)
@@ -263,12 +261,6 @@ def run_virtual(work: Coroutine[Any, Any, Report]) -> Report:
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)
-
-
-def _by_turns(names: list[str]) -> Callable[[TraceProgram], str | None]:
-    """Engines by turns, one a program; None if there is one only."""
-    turns = cycle(names)
-    return lambda program: next(turns) if len(names) > 1 else None
 
 
 @dataclass(slots=True)

@@ -134,18 +134,18 @@ class Library:
     def __init__(self) -> None:
         self.book = PromptBook()
         self.durations: dict[str, float] = {}
-        self._blueprints: dict[tuple[str, str | None], Blueprint] = {}
+        self._blueprints: dict[str, Blueprint] = {}
         self._constants: dict[str, Message] = {}
 
-    def blueprint(self, program: TraceProgram, model: str | None = None) -> Blueprint:
-        """The program's calls, addressed to `model`."""
-        key = (program.origin or program.program, model)
-        known = self._blueprints.get(key)
+    def blueprint(self, program: TraceProgram) -> Blueprint:
+        """The program's calls."""
+        origin = program.origin or program.program
+        known = self._blueprints.get(origin)
         if known is None:
-            known = self._blueprints[key] = self._draw(program.nodes, *key)
+            known = self._blueprints[origin] = self._draw(program.nodes, origin)
         return known
 
-    def _draw(self, nodes: tuple[Node, ...], origin: str, model: str | None) -> Blueprint:
+    def _draw(self, nodes: tuple[Node, ...], origin: str) -> Blueprint:
         names = [wire_name(node.id if node.id[:1].isalpha() else f"_{node.id}") for node in nodes]
         if len(set(names)) < len(names):
             names = [f"n{place}" for place in range(len(names))]
@@ -166,7 +166,7 @@ class Library:
             mine = partial(is_private, program=origin)
             self.book.put(key, node.prompt, private=mine, out=f"{key}.out", output=node.output)
             outputs = {f"{origin}/{before}.out": names[index[before]] for before in node.after}
-            calls.append(self._llm(node, names[place], after, key, origin, outputs, model))
+            calls.append(self._llm(node, names[place], after, key, origin, outputs))
             private.append(sum(piece.end - piece.start for piece in node.prompt if mine(piece.stream)) + node.output)
         return Blueprint(
             nodes, tuple(calls), tuple(map(tuple, successors)), tuple(len(n.after) for n in nodes), tuple(private)
@@ -180,7 +180,6 @@ class Library:
         key: str,
         origin: str,
         outputs: dict[str, str],
-        model: str | None,
     ) -> LLMCall:
         """The constant part that programs share, then the outputs it reads, then what stands for the whole prompt."""
         messages: list[Message] = []
@@ -200,7 +199,6 @@ class Library:
             messages=tuple(messages),
             after=after,
             stage=wire_name(node.stage) if node.stage else None,
-            model=model,
             sampling=_SAMPLING,
         )
 
