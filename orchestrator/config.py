@@ -58,6 +58,7 @@ class EngineOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    replicas: int = Field(default=1, ge=1, le=64, description="engines of the model side by side; on CUDA one a device")
     device: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     threads: int | None = Field(default=None, ge=0, le=1024)

@@ -12,6 +12,7 @@ from engine.client import EngineProcess
 from engine.clock import Clock
 from engine.config import EngineConfig
 from orchestrator.config import BUNDLED_MODEL, NO_MODEL, ConfigError, Settings
+from orchestrator.engines.pool import replica_name
 from orchestrator.engines.supervisor import SupervisedEngine
 
 BUNDLED_NAME = "geo-sql"
@@ -55,9 +56,11 @@ def _bundled(model: str) -> Path:
     raise ConfigError(f"model = {model!r}: there is no such bundled model. Choose one of: {choices}")
 
 
-def engine_config(settings: Settings, directory: Path) -> EngineConfig:
-    """What the engine process is told. Raises ConfigError for options that do not go together."""
-    options = settings.engine.model_dump(exclude_none=True)
+def engine_config(settings: Settings, directory: Path, number: int = 0) -> EngineConfig:
+    """What the engine process with this number is told. Raises ConfigError for options that do not go together."""
+    options = settings.engine.model_dump(exclude_none=True, exclude={"replicas"})
+    if options.get("device") == "cuda" and settings.engine.replicas > 1:
+        options["device"] = f"cuda:{number}"
     try:
         return EngineConfig(model=str(directory), name=directory.name, **options)
     except ValueError as fault:
@@ -65,14 +68,19 @@ def engine_config(settings: Settings, directory: Path) -> EngineConfig:
 
 
 def local_engines(settings: Settings, *, clock: Clock) -> tuple[SupervisedEngine, ...]:
-    """The supervised engine of the configured model; none if the model is "none". Raises ConfigError."""
+    """The supervised engines of the configured model; none if the model is "none". Raises ConfigError."""
     directory = model_directory(settings.model)
     if directory is None:
         return ()
-    config = engine_config(settings, directory)
+    return tuple(
+        _supervised(engine_config(settings, directory, number), number, settings.start_wait_s, clock)
+        for number in range(settings.engine.replicas)
+    )
 
+
+def _supervised(config: EngineConfig, number: int, start_wait_s: float, clock: Clock) -> SupervisedEngine:
     async def start() -> LocalProcess:
         return await LocalProcess.start(config)
 
-    engine = SupervisedEngine(config.name, start, clock=clock, start_wait_s=settings.start_wait_s)
-    return (engine,)
+    name = replica_name(config.name, number)
+    return SupervisedEngine(name, start, clock=clock, serves=config.name, start_wait_s=start_wait_s)

@@ -132,6 +132,15 @@ async def test_closing_while_the_model_loads_leaves_no_process(
     assert engine.state.status is EngineStatus.CLOSED
 
 
+def test_replicas_are_engines_of_one_model_each_on_a_gpu_of_its_own(directory: Path) -> None:
+    settings = Settings(model=str(directory), engine=EngineOptions(replicas=2, device="cuda", threads=3))
+    assert [engine.name for engine in local_engines(settings, clock=LoopClock())] == ["tiny", "tiny@2"]
+    assert {engine.serves for engine in local_engines(settings, clock=LoopClock())} == {"tiny"}
+    assert [engine_config(settings, directory, number).device for number in (0, 1)] == ["cuda:0", "cuda:1"]
+    on_cpu = Settings(model=str(directory), engine=EngineOptions(replicas=2))
+    assert engine_config(on_cpu, directory, 1).device == "cpu"
+
+
 def test_models_are_found_by_directory_by_name_or_not_at_all(directory: Path) -> None:
     assert model_directory("none") is None
     assert model_directory(str(directory)) == directory
