@@ -139,7 +139,7 @@ def _device(config: EngineConfig) -> torch.device:
     try:
         device = torch.device(config.device)
         torch.empty(0, device=device)
-        if device.index is not None:
+        if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # kernels are launched on the current one
     except (RuntimeError, AssertionError) as error:
         raise ModelLoadError(f"device {config.device!r} cannot be used: {error}") from None
