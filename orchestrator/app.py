@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from engine.protocol import Engine
 from orchestrator.api import cache as cache_routes
 from orchestrator.api import engines as engine_routes
-from orchestrator.api import health, openapi, problems, programs, workers
+from orchestrator.api import dashboard, health, openapi, problems, programs, workers, workflows
 from orchestrator.api.auth import KeyRing
 from orchestrator.api.edge import Edge
-from orchestrator.api.openai import chat
+from orchestrator.api.openai import chat, responses
 from orchestrator.api.parts import Parts
 from orchestrator.caching.revision import weights_revision
 from orchestrator.clock import LoopClock, OrchestratorClock
@@ -34,6 +34,7 @@ from orchestrator.scheduling import make_policy
 from orchestrator.telemetry import Metrics, Telemetry, from_environment, metrics_from_environment
 from orchestrator.tools import Toolbox, WorkerPool
 from orchestrator.tools.settings import hosts_of
+from orchestrator.workflows import Workflows
 
 if TYPE_CHECKING:
     from orchestrator.caching.server_cache import ServerCache
@@ -66,11 +67,12 @@ def assemble(
     metrics = metrics or metrics_from_environment(clock.wall)
     cache = _cache(settings, pool, clock, rng, metrics)
     tools = Toolbox(workers, clock=clock, limits=limits, hosts=hosts_of(settings.tools, clock=clock, limits=limits))
+    journal = _journal(settings, clock)
     runtime = Runtime(
         clock=clock,
         engines=pool,
         workers=workers,
-        journal=_journal(settings, clock),
+        journal=journal,
         policy=make_policy(settings.policy),
         retention=make_rule(settings.retention),
         limits=limits,
@@ -88,6 +90,7 @@ def assemble(
         tools=tools,
         limits=limits,
         started_at=clock.wall(),
+        workflows=Workflows(journal, clock, limits),
         cache=cache,
     )
 
@@ -129,10 +132,13 @@ def create_app(settings: Settings, *, assemble: Assemble = assemble, listens: bo
     for router in (
         programs.router,
         chat.router,
+        responses.router,
+        workflows.router,
         workers.router,
         engine_routes.router,
         cache_routes.router,
         health.router,
+        dashboard.router,
     ):
         # Not `include_router`: matching through nested routers costs more than all else of a small request.
         app.router.routes.extend(router.routes)
@@ -163,6 +169,7 @@ async def running(parts: Parts) -> AsyncIterator[Parts]:
         await _start_tools(parts.tools)
         stack.push_async_callback(parts.runtime.close)
         await parts.runtime.start()
+        await parts.workflows.load()
         stack.callback(parts.streams.stop)
         yield parts
 

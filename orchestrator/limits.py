@@ -31,6 +31,7 @@ class Limits:
     engine_calls: int = 1_024  # given to one engine at once, the others are held back in the policy's order
     token_events: int = 2_048  # kept per live program for readers that come back
     workers: int = 10_000
+    workflows: int = 1_000  # registered by one tenant
     functions: int = 8_192  # function calls at once on the whole server
     tenant_functions: int = 4_096
     program_functions: int = 1_024

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator.api import dashboard
 from orchestrator.api.auth import NOBODY, KeyRing
 from orchestrator.api.problems import problem_response
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
-"""Answered without a key: probes have none, and the description of the API is public."""
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", *dashboard.PAGES})
+"""Answered without a key: probes have none, and the description of the API and the dashboard's page are public."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}\Z")
 

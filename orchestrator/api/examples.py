@@ -149,6 +149,46 @@ CHATS: dict[str, dict[str, Any]] = {
     },
 }
 
+RESPONSES: dict[str, dict[str, Any]] = {
+    "a question": {"model": "echo", "instructions": "Be short.", "input": "Where is the station?"},
+    "a result of a function": {
+        "model": "echo",
+        "input": [
+            {"role": "user", "content": "How many people live in Paris?"},
+            {"type": "function_call", "call_id": "call_1", "name": "population", "arguments": '{"city": "Paris"}'},
+            {"type": "function_call_output", "call_id": "call_1", "output": "2102650"},
+        ],
+        "stream": True,
+    },
+}
+
+WORKFLOWS: dict[str, dict[str, Any]] = {
+    "one call over two inputs": {
+        "description": "Greets somebody in a style.",
+        "inputs": {"name": {"description": "whom to greet"}, "style": {"default": "friendly"}},
+        "calls": [
+            {
+                "kind": "llm",
+                "id": "greeting",
+                "messages": [
+                    {
+                        "role": "user",
+                        "parts": [
+                            {"kind": "text", "text": "Greet "},
+                            {"kind": "variable", "variable": "name"},
+                            {"kind": "text", "text": " in this style: "},
+                            {"kind": "variable", "variable": "style"},
+                        ],
+                    }
+                ],
+            }
+        ],
+        "outputs": ["greeting"],
+    }
+}
+
+STARTS: dict[str, dict[str, Any]] = {"its inputs": {"inputs": {"name": "Ann"}}}
+
 EXPLAINS: dict[str, dict[str, Any]] = {
     "a call that never ran": {
         "llm": {

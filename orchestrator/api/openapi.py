@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from orchestrator.api.openai.chat_types import ChatCompletion, ChatRequest
+from orchestrator.api.openai.responses_types import ResponseObject, ResponsesRequest
 from orchestrator.api.views import EngineList, Health, LeaseList, ModelList, Readiness, ToolList
 from tenuto.wire import (
     BadHit,
@@ -38,6 +39,10 @@ from tenuto.wire import (
     VariableView,
     WorkerInfo,
     WorkerRegistration,
+    WorkflowDefinition,
+    WorkflowList,
+    WorkflowStart,
+    WorkflowView,
 )
 
 Described: TypeAlias = dict[str, Any]
@@ -51,8 +56,11 @@ _INPUTS: tuple[type[BaseModel], ...] = (
     ExplainRequest,
     GraphExtension,
     ProgramSubmission,
+    ResponsesRequest,
     TaskResult,
     WorkerRegistration,
+    WorkflowDefinition,
+    WorkflowStart,
 )
 _OUTPUTS: tuple[type[BaseModel], ...] = (
     BadHitTaken,
@@ -71,10 +79,13 @@ _OUTPUTS: tuple[type[BaseModel], ...] = (
     ProgramSummary,
     ProgramView,
     Readiness,
+    ResponseObject,
     Timeline,
     ToolList,
     VariableView,
     WorkerInfo,
+    WorkflowList,
+    WorkflowView,
 )
 
 _TITLES = {

@@ -19,6 +19,7 @@ from tenuto.wire.base import WireModel
 
 if TYPE_CHECKING:
     from orchestrator.caching.server_cache import ServerCache
+    from orchestrator.workflows import Workflows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Parts:
     tools: Toolbox
     limits: Limits
     started_at: float
+    workflows: Workflows
     cache: ServerCache | None = None
     streams: OpenStreams = field(default_factory=OpenStreams)
     turns: Turns = field(init=False)

@@ -66,7 +66,7 @@ async def submit(
     summary, created = await parts.runtime.submit(
         submission,
         tenant=tenant(request),
-        idempotency_key=_checked_key(idempotency_key),
+        idempotency_key=checked_key(idempotency_key),
         traceparent=traceparent,
         principal=principal(request),
     )
@@ -229,7 +229,7 @@ def _encode(event: Event) -> bytes:
     return frame(event.model_dump_json(exclude_none=True).encode(), id=event.seq, event=event.kind)
 
 
-def _checked_key(key: str | None) -> str | None:
+def checked_key(key: str | None) -> str | None:
     """The key without the quotes that a structured header has. Raises InvalidRequest."""
     if key is None:
         return None

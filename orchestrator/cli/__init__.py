@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import bench, cache, demo, doctor, key, run, serve, simulate, trace, version
+from orchestrator.cli import bench, cache, demo, doctor, key, run, serve, simulate, top, trace, version
 
 app = typer.Typer(
     name="tenuto",
@@ -23,6 +23,7 @@ app.command("doctor")(doctor.doctor)
 app.command("simulate")(simulate.simulate)
 app.command("bench")(bench.bench)
 app.command("key")(key.key)
+app.command("top")(top.top)
 app.command("trace")(trace.trace)
 app.add_typer(cache.app, name="cache")
 app.command("version")(version.version)

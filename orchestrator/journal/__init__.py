@@ -18,6 +18,7 @@ from orchestrator.journal.records import (
     Resumed,
     RunFacts,
     Span,
+    WorkflowKept,
     Written,
 )
 from orchestrator.journal.sqlite import SqliteJournal, Synchronous
@@ -27,8 +28,8 @@ __all__ = [
     "Cached",
     "Cause",
     "Commit",
-    "Ended",
     "Early",
+    "Ended",
     "Extended",
     "Failed",
     "Intent",
@@ -41,5 +42,6 @@ __all__ = [
     "Span",
     "SqliteJournal",
     "Synchronous",
+    "WorkflowKept",
     "Written",
 ]

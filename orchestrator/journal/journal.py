@@ -7,7 +7,7 @@ from typing import Protocol
 
 from orchestrator.errors import JournalUnavailable
 from orchestrator.journal.commit import Commit
-from orchestrator.journal.records import Accepted, Record
+from orchestrator.journal.records import Accepted, Record, WorkflowKept
 
 FaultListener = Callable[[JournalUnavailable], None]
 
@@ -19,7 +19,7 @@ class Journal(Protocol):
         """Open or create it. `on_fault` is told once if the disk fails later. Raises JournalUnavailable."""
         ...
 
-    def append(self, record: Record) -> Commit:
+    def append(self, record: Record | WorkflowKept) -> Commit:
         """Put a record behind all earlier ones. Never blocks. Raises JournalUnavailable after a fault."""
         ...
 
@@ -33,6 +33,10 @@ class Journal(Protocol):
 
     async def find_key(self, key: str) -> Accepted | None:
         """The program that was accepted under an idempotency key."""
+        ...
+
+    async def workflows(self) -> tuple[WorkflowKept, ...]:
+        """What was registered and removed, the newest of each name."""
         ...
 
     async def close(self) -> None:
@@ -49,7 +53,7 @@ class NullJournal:
     async def open(self, on_fault: FaultListener) -> None:
         return
 
-    def append(self, record: Record) -> Commit:
+    def append(self, record: Record | WorkflowKept) -> Commit:
         return _DURABLE
 
     async def unfinished(self) -> tuple[str, ...]:
@@ -60,6 +64,9 @@ class NullJournal:
 
     async def find_key(self, key: str) -> Accepted | None:
         return None
+
+    async def workflows(self) -> tuple[WorkflowKept, ...]:
+        return ()
 
     async def close(self) -> None:
         return

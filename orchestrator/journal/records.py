@@ -14,9 +14,20 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from engine.protocol import TokenLogprob
-from tenuto.wire import CacheHit, ErrorValue, GraphExtension, ProgramStatus, ProgramSubmission, TimelineSpan
+from tenuto.wire import (
+    CacheHit,
+    ErrorValue,
+    GraphExtension,
+    ProgramStatus,
+    ProgramSubmission,
+    TimelineSpan,
+    WorkflowDefinition,
+)
 
 Cause: TypeAlias = Literal["client", "queue", "prefill", "recompute", "decode", "tool", "pause", "cache"]
+Early: TypeAlias = Literal["foreseen", "partial", "shared", "kept"]
+"""How a tool may have worked for a call before it was made: run ahead, begun on a part of its arguments, under way for
+an equal call, or done for one."""
 Span: TypeAlias = tuple[Cause, float, float]
 """Seconds with one cause: (cause, start, end) on the program's axis."""
 
@@ -25,9 +36,6 @@ Span: TypeAlias = tuple[Cause, float, float]
 class Cached:
     """How the semantic cache answered a call: the fields of the wire's `CacheHit`."""
 
-Early: TypeAlias = Literal["foreseen", "partial", "shared", "kept"]
-"""How a tool may have worked for a call before it was made: run ahead, begun on a part of its arguments, under way for
-an equal call, or done for one."""
     hit: int
     tier: Literal["exact", "semantic", "flight"]
     category: str
@@ -63,6 +71,7 @@ class RunFacts(NamedTuple):
     finish: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     recompute: Recomputed | None = None
+    early: tuple[Early, float] | None = None
 
     def timeline(self) -> tuple[TimelineSpan, ...]:
         """The spans as the protocol shows them."""
@@ -71,7 +80,6 @@ class RunFacts(NamedTuple):
     def stored(self) -> dict[str, Any]:
         """What is not as `RunFacts()` has it, by name."""
         kept: dict[str, Any] = {"attempts": self.attempts, "spans": self.spans}
-    early: tuple[Early, float] | None = None
         if self[1:4] != (0, 0, 0) or self[5:] != _NOTHING_MORE:
             kept |= self._asdict()
         return kept
@@ -167,7 +175,20 @@ class Ended:
     cut: tuple[tuple[str, RunFacts], ...] = ()
 
 
+class WorkflowKept(NamedTuple):
+    """A workflow was registered, or (without a definition) removed. It belongs to no program."""
+
+    tenant: str
+    name: str
+    registered_at: float
+    definition: bytes
+
+    def parse(self) -> WorkflowDefinition | None:
+        return WorkflowDefinition.model_validate_json(self.definition) if self.definition else None
+
+
 Record: TypeAlias = Accepted | Extended | Written | Failed | Intent | Resumed | Ended
+"""What belongs to a program."""
 
 
 class Row(NamedTuple):
@@ -182,7 +203,7 @@ class Row(NamedTuple):
     payload: bytes
 
 
-def encode(record: Record) -> Row:
+def encode(record: Record | WorkflowKept) -> Row:
     """The stored form of a record."""
     match record:
         case Written(program, call, value, seq, at_s, facts):
@@ -199,6 +220,8 @@ def encode(record: Record) -> Row:
             told = error.model_dump() if error is not None else None
             ends = [(call, facts.stored()) for call, facts in cut]
             return Row(program, "ended", None, orjson.dumps((seq, at_s, status, told, ends)), b"")
+        case WorkflowKept(tenant, name, registered_at, definition):
+            return Row("", "workflow", None, orjson.dumps((tenant, name, registered_at)), definition)
         case Accepted():
             kept = {name: getattr(record, name) for name in _ACCEPTED_FACTS}
             return Row(record.program, "accepted", record.key, orjson.dumps(kept), record.submission)
@@ -233,12 +256,19 @@ def decode(row: Row) -> Record:
     raise ValueError(f"the journal holds a record that this version does not know: {row.kind!r}")
 
 
+def decode_workflow(row: Row) -> WorkflowKept:
+    """The workflow of a stored row. Raises ValueError if the row is none."""
+    tenant, name, registered_at = orjson.loads(row.facts)
+    return WorkflowKept(tenant, name, registered_at, row.payload)
+
+
 def _run_facts(stored: dict[str, Any]) -> RunFacts:
     spans = tuple((cause, start_s, end_s) for cause, start_s, end_s in stored.pop("spans"))
     cache = stored.pop("cache", None)  # absent in journals of earlier versions
     behind = tuple(stored.pop("behind", ()))
     logprobs = tuple(_logprob(token) for token in stored.pop("logprobs", ()))
     again = stored.pop("recompute", None)
+    early = stored.pop("early", None)
     return RunFacts(
         **stored,
         spans=spans,
@@ -246,10 +276,9 @@ def _run_facts(stored: dict[str, Any]) -> RunFacts:
         behind=behind,
         logprobs=logprobs,
         recompute=None if again is None else Recomputed(*again),
+        early=None if early is None else (early[0], early[1]),
     )
 
 
 def _logprob(stored: dict[str, Any]) -> TokenLogprob:
     return TokenLogprob(**{**stored, "top": tuple(_logprob(token) for token in stored["top"])})
-    early = stored.pop("early", None)
-        early=None if early is None else (early[0], early[1]),

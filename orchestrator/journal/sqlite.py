@@ -21,7 +21,7 @@ from orchestrator.clock import OrchestratorClock
 from orchestrator.errors import JournalUnavailable
 from orchestrator.journal.commit import Commit
 from orchestrator.journal.journal import FaultListener
-from orchestrator.journal.records import Accepted, Record, Row, decode, encode
+from orchestrator.journal.records import Accepted, Record, Row, WorkflowKept, decode, decode_workflow, encode
 
 SCHEMA_VERSION = 1
 
@@ -169,7 +169,7 @@ class SqliteJournal:
 
     # -- writing --------------------------------------------------------------------------------
 
-    def append(self, record: Record) -> Commit:
+    def append(self, record: Record | WorkflowKept) -> Commit:
         """Put a record behind all earlier ones. Never blocks. Raises JournalUnavailable after a fault."""
         if self._fault is not None:
             raise self._fault
@@ -245,6 +245,15 @@ class SqliteJournal:
             if isinstance(record, Accepted):
                 return record
         return None
+
+    async def workflows(self) -> tuple[WorkflowKept, ...]:
+        """What was registered and removed, the newest of each name."""
+        rows = await self._read(
+            "SELECT program, kind, name, facts, payload FROM records WHERE program = '' AND kind = 'workflow'"
+            " ORDER BY position"
+        )
+        kept = (decode_workflow(Row(*row)) for row in rows)
+        return tuple({(one.tenant, one.name): one for one in kept}.values())
 
     async def _read(self, sql: str, parameters: Iterable[object] = ()) -> list[tuple[Any, ...]]:
         try:

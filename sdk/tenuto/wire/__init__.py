@@ -104,6 +104,13 @@ from tenuto.wire.workers import (
     WorkerInfo,
     WorkerRegistration,
 )
+from tenuto.wire.workflows import (
+    WorkflowDefinition,
+    WorkflowInput,
+    WorkflowList,
+    WorkflowStart,
+    WorkflowView,
+)
 
 __all__ = [
     "TERMINAL_EVENTS",
@@ -196,5 +203,10 @@ __all__ = [
     "VariableView",
     "WorkerInfo",
     "WorkerRegistration",
+    "WorkflowDefinition",
+    "WorkflowInput",
+    "WorkflowList",
+    "WorkflowStart",
+    "WorkflowView",
     "references",
 ]

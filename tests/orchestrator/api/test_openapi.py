@@ -156,6 +156,17 @@ async def test_examples_of_openais_routes_are_accepted() -> None:
     async with serving() as server:
         for body in examples.CHATS.values():
             assert (await server.client.post("/v1/chat/completions", body)).status == 200
+        for body in examples.RESPONSES.values():
+            assert (await server.client.post("/v1/responses", body)).status == 200
+
+
+@virtually
+async def test_examples_of_workflows_are_accepted() -> None:
+    async with serving() as server:
+        for body in examples.WORKFLOWS.values():
+            assert (await server.client.request("PUT", "/v1/workflows/greet", body)).status == 201
+        for body in examples.STARTS.values():
+            assert (await server.client.post("/v1/workflows/greet/programs", body)).status == 201
 
 
 @virtually

@@ -41,7 +41,7 @@ class SayingEngine(EchoEngine):
                 if self.word_s:
                     await asyncio.sleep(self.word_s)
                 text = word if index == 0 else " " + word
-                tokens = ()
+                tokens: tuple[TokenLogprob, ...] = ()
                 if (most := request.sampling.logprobs) >= 0:
                     top = tuple(TokenLogprob(rank, f"t{rank}", -1.0 - rank) for rank in range(most))
                     tokens = (TokenLogprob(index, text, -0.5, top),)

@@ -281,7 +281,7 @@ async def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any]
             await server.openai.chat.completions.create(
                 model="echo",
                 messages=USER,
-                extra_body=fields,  # type: ignore[arg-type]
+                extra_body=fields,
             )
         assert caught.value.param == param
         assert not code or caught.value.code == code
@@ -299,7 +299,7 @@ async def test_errors_have_openais_shape() -> None:
         server.engine.say = lambda _: _raise_too_long()
         for streamed in (False, True):
             with pytest.raises(openai.BadRequestError) as long:
-                await create(model="echo", messages=USER, stream=streamed)  # type: ignore[call-overload]
+                await create(model="echo", messages=USER, stream=streamed)
             assert long.value.code == "context_length_exceeded"
         answer = await server.client.get("/v1/chat/completions")
         assert answer.status == 405 and answer.json["error"]["code"] == "method_not_allowed"
