@@ -83,7 +83,7 @@ def event_seconds(seed: int, live: int, events: int) -> list[float]:
         chosen = [(name, graphs[name].calls[f"c{reached[name]}"]) for name in rng.sample(names, _BLOCK)]
         begin = time.process_time()
         for name, call in chosen:
-            policy.call_ready(ReadyCall(name, call, 1, 100), now)
+            policy.call_ready(ReadyCall(name, call), now)
             gate.hold.began(name, 1000)
             gate.let_go()
         for name, call in chosen:

@@ -91,8 +91,7 @@ class Answered:
             value, encoded = accept_text(call.type, _text(asked.value, call), cut=False)
         except CallFailure:
             return None  # an entry that was imported, or a schema that says less than its checker
-        expected = self._services.statistics.output_tokens(program.workflow, call)
-        self._services.priorities.call_ready(ReadyCall(program.id, call, run.runs, expected))
+        self._services.priorities.call_ready(ReadyCall(program.id, call))
         clock = self._services.clock
         trace = program.trace.llm(call, "cache", run.runs, clock.wall())
         run.cache = cached

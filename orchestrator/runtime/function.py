@@ -81,7 +81,7 @@ class FunctionAttempt:
             attempt=self._run.runs,
             timeout_s=call.timeout_s,
             traceparent=trace.traceparent,
-            key=self._services.priorities.call_ready(ReadyCall(program.id, call, self._run.runs, 0)),
+            key=self._services.priorities.call_ready(ReadyCall(program.id, call)),
             deadline_s=self._deadline_s,
             workflow=program.workflow,
             large=self._large() if program.has_large else {},

@@ -80,7 +80,7 @@ class Generation:
         messages = self._messages()
         chain = services.retention.returning(program, call, messages)
         expected = services.statistics.output_tokens(program.workflow, call)
-        key = services.priorities.call_ready(ReadyCall(program.id, call, self._run.runs, expected))
+        key = services.priorities.call_ready(ReadyCall(program.id, call))
         try:
             self._place = services.cache.enters()
             async with self._admitted(messages, chain, key) as (engine, gate):

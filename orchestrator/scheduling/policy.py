@@ -37,17 +37,10 @@ class ProgramArrival:
 
 
 class ReadyCall(NamedTuple):
-    """A call whose inputs are all there. `expected_tokens`: of output, learned from the stage; 0 = unknown.
-    `prompt_tokens`: of its prompt; 0 = unknown.
-
-    It is told again, with the next `attempt`, when the call is tried again.
-    """
+    """A call whose inputs are all there. It is told again when the call is tried again."""
 
     program: str
     call: Call
-    attempt: int
-    expected_tokens: int
-    prompt_tokens: int = 0
 
 
 class EndedCall(NamedTuple):

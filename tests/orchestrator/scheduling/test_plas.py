@@ -16,7 +16,7 @@ def arrive(policy: Policy, *programs: str) -> None:
 
 
 def ready(policy: Policy, program: str, call: str, now: float = 0.0) -> tuple[float, ...]:
-    return policy.call_ready(ReadyCall(program, llm(call), 1, 0), now)
+    return policy.call_ready(ReadyCall(program, llm(call)), now)
 
 
 def ended(policy: Policy, program: str, call: str, seconds: float, now: float) -> dict[str, tuple[float, ...]]:

@@ -16,8 +16,8 @@ def arrive(policy: Policy, program: str, now: float = 0.0) -> None:
     policy.program_arrived(ProgramArrival(program, "t", "w", Objective(), ProgramGraph()), now)
 
 
-def ready(policy: Policy, program: str, call: str = "c", attempt: int = 1, now: float = 0.0) -> tuple[float, ...]:
-    return policy.call_ready(ReadyCall(program, llm(call), attempt, 0), now)
+def ready(policy: Policy, program: str, call: str = "c", now: float = 0.0) -> tuple[float, ...]:
+    return policy.call_ready(ReadyCall(program, llm(call)), now)
 
 
 def test_fcfs_goes_by_the_moment_a_call_became_ready() -> None:

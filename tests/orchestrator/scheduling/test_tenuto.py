@@ -44,7 +44,7 @@ class Player:
         self.policy.program_arrived(arrival, now)
 
     def ready(self, name: str, call: str, now: float = 0.0) -> tuple[float, ...]:
-        return self.policy.call_ready(ReadyCall(name, self.graphs[name].calls[call], 1, 0), now)
+        return self.policy.call_ready(ReadyCall(name, self.graphs[name].calls[call]), now)
 
     def end(self, name: str, call: str, seconds: float, now: float, tokens: int = 10) -> dict[str, tuple[float, ...]]:
         usage = Usage(10, 0, tokens, 0.0, 0.0, seconds)

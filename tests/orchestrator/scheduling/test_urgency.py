@@ -26,7 +26,7 @@ def arrive(policy: Urgency, name: str, graph: ProgramGraph, now: float = 0.0) ->
 
 
 def ready(policy: Urgency, name: str, graph: ProgramGraph, call: str, now: float) -> float:
-    return policy.call_ready(ReadyCall(name, graph.calls[call], 1, 0), now)[0]
+    return policy.call_ready(ReadyCall(name, graph.calls[call]), now)[0]
 
 
 def test_a_stage_gets_its_share_of_the_time_that_is_left() -> None:
