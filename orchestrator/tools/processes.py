@@ -34,17 +34,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """Bounds of one process. `memory_bytes` of address space (with a cgroup: of memory), `cpu_s` of one call."""
+    """Bounds of one process. `memory_bytes` of address space (with a cgroup: of memory); of one call `cpu_s`, bytes of
+    its result, and of what it prints."""
 
     memory_bytes: int | None = 2 * 2**30
     cpu_s: float | None = 600.0
     result_bytes: int = 8 * 2**20
+    print_bytes: int = 64 * 2**10
 
 
 @dataclass(slots=True, eq=False)
 class _Child:
     process: asyncio.subprocess.Process
     cgroup: Cgroup | None
+    may_print: int  # bytes of what its call still prints
+    forwarding: asyncio.Task[None] | None = None
+
+    async def forward(self) -> None:
+        """Show what tools print on our standard error, as far as each call may; the rest is read and thrown away."""
+        assert self.process.stderr is not None
+        while piece := await self.process.stderr.read(2**16):
+            if self.may_print <= 0:
+                continue
+            sys.stderr.write(piece[: self.may_print].decode(errors="replace"))
+            self.may_print -= len(piece)
+            if self.may_print <= 0:
+                log.warning("a tool in process %d prints too much: the rest is not shown", self.process.pid)
 
     async def read(self, most: int) -> Any:
         """The next frame. Raises EOFError when the process has gone, ValueError for a frame that is none."""
@@ -118,6 +133,7 @@ class ProcessTools:
     async def run(self, run: ToolRun, spec: ToolSpec) -> JsonValue:
         child = self._take_idle() or await self._spawn()
         try:
+            child.may_print = self._limits.print_bytes
             child.send({"tool": run.tool, "arguments": run.arguments})
             answer = await child.read(self._limits.result_bytes + 4096)
         except EOFError:
@@ -168,10 +184,12 @@ class ProcessTools:
             },  # it finds what this process finds
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
             limit=2**20,
         )
-        child = _Child(process, cgroup)
+        child = _Child(process, cgroup, limits.print_bytes)
+        child.forwarding = asyncio.create_task(child.forward(), name=f"output of {process.pid}")
         if not self._contained(child):
             return await self._spawn()
         try:
@@ -233,6 +251,8 @@ class ProcessTools:
     async def _bury(self, child: _Child) -> None:
         """Wait for a killed process, and leave nothing behind."""
         await child.process.wait()
+        if child.forwarding is not None:
+            child.forwarding.cancel()
         if child.cgroup is not None:
             self._graves.append(child.cgroup)
         self._graves = [cgroup for cgroup in self._graves if not cgroup.remove()]  # children may take a moment longer

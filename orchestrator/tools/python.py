@@ -29,7 +29,10 @@ def tools_of(module: str) -> dict[str, Tool[..., Any, Any]]:
     try:
         loaded = importlib.import_module(module)
     except Exception as error:
-        raise ValueError(f"tools module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+        hint = ": install it, or put its folder on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
+        raise ValueError(
+            f"tools module {module!r} cannot be imported: {type(error).__name__}: {error}{hint}"
+        ) from error
     found = {tool.name: tool for tool in vars(loaded).values() if isinstance(tool, Tool)}
     if not found:
         raise ValueError(f"tools module {module!r} has no @tool functions at its top")

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from dag.diagnostics import listing
 from orchestrator.clock import OrchestratorClock
 from orchestrator.limits import Limits
 from orchestrator.telemetry import names
@@ -130,6 +131,8 @@ class Toolbox:
         host: ToolHost | None = None
         if spec is None and (found := self._by_tool.get(run.tool)) is not None:
             host, spec = found
+        if spec is None and not run.toolset:
+            raise self._nobody(run.tool)
         place = f"host:{host.name}" if host is not None else f"toolset:{run.toolset}"
         if self.partial.holds(run.program, run.call) and intend is None:
             begun = self.partial.take(run.program, run.call, run.tool, run.arguments)
@@ -145,6 +148,12 @@ class Toolbox:
         if spec is None or spec.effect is not EffectClass.READ or not (spec.share or spec.cache_s or spec.speculate):
             return await self._capped(run, spec, host, started, None)
         return await self._read(run, spec, host, place, started)
+
+    def _nobody(self, tool: str) -> CallFailure:
+        """No worker can ever come for a program without a toolset."""
+        known = f"there are {listing(self._by_tool)}" if self._by_tool else "there is none"
+        message = f"nobody offers tool {tool!r}: the program names no toolset, and of the server's own {known}"
+        return CallFailure(FailureType.NO_WORKER, message)
 
     async def _read(
         self, run: ToolRun, spec: ToolSpec, host: ToolHost | None, place: str, started: Callable[[], None]

@@ -318,3 +318,11 @@ async def test_two_hosts_cannot_offer_one_name_and_a_toolset_goes_before_the_ser
     with pytest.raises(ValueError, match="offered by 'host' and by 'host'"):
         await box.start()
     assert [(tool.toolset, tool.spec.name) for tool in (await toolbox(one)).tools("t")] == [("server", "f")]
+
+
+async def test_a_tool_that_nobody_can_ever_offer_fails_at_once_and_names_those_there_are() -> None:
+    box = await toolbox(Host(ToolSpec(name="read", effect=READ)))
+    with pytest.raises(CallFailure, match=r"nobody offers tool 'reed': .* there are 'read'") as caught:
+        await ask(box, tool="reed")
+    assert caught.value.type == "no_worker" and now() == 0.0
+    await box.close()

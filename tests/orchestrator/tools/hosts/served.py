@@ -77,6 +77,13 @@ def flood(bytes: int) -> str:
 
 
 @tool(effects="read")
+def chatter(lines: int) -> int:
+    for number in range(lines):
+        print(f"line {number} " + "x" * 40)
+    return lines
+
+
+@tool(effects="read")
 def die() -> None:
     os._exit(7)
 

@@ -82,3 +82,23 @@ def _gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+async def test_what_a_tool_prints_is_shown_up_to_a_bound_and_never_stops_it(
+    pids: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    host = ProcessTools([SERVED], processes=1, limits=ProcessLimits(print_bytes=1_000))
+    await host.start()
+    assert await ask(host, "chatter", lines=20_000) == 20_000  # more than a pipe holds
+    await until(lambda: any("prints too much" in record.message for record in caplog.records))
+    shown = capsys.readouterr().err
+    assert shown.startswith("line 0 xx") and shown.count("line") < 30
+    assert await ask(host, "chatter", lines=3) == 3
+    seen: list[str] = []
+
+    def printed() -> bool:
+        seen.append(capsys.readouterr().err)
+        return "line 2 xx" in "".join(seen)
+
+    await until(printed)  # each call has a bound of its own
+    await host.close()
