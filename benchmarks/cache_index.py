@@ -98,14 +98,13 @@ def _large_figures(args: argparse.Namespace, detail: dict[str, Any]) -> list[Fig
             )
             exact[key] = entry
     made_s = time.perf_counter() - began
-    work = index.due()
-    assert work is not None
     began = time.perf_counter()
-    built = work.work.run(lambda: True, threads=os.cpu_count() or 1)
-    assert built is not None
-    index.install(work, built)
+    while (work := index.due()) is not None:
+        built = work.work.run(lambda: True, threads=os.cpu_count() or 1)
+        assert built is not None
+        index.install(work, built)
     build_s = time.perf_counter() - began
-    del work, built, vectors, ids
+    del built, vectors, ids
     asked = questions.asked(queries, 1)
     found, latencies = [], []
     for vector in asked:
@@ -274,6 +273,7 @@ async def _miss_figures(args: argparse.Namespace, detail: dict[str, Any]) -> lis
             settings=CacheSettings(insert_burst=1e12, learn_categories=False), rng=random.Random(args.seed),
         )  # fmt: skip
         await cache.import_(_lines(texts[:entries], vectors, embedder.digest, "strict"), author="p")
+        await cache.settle()  # the partition's graph
         latencies, tokens = [], []
         for text in texts[entries:]:
             began = time.perf_counter()
@@ -336,6 +336,7 @@ async def _eviction_figures(args: argparse.Namespace, detail: dict[str, Any]) ->
         for first in range(0, capacity, 10_000):
             last = min(capacity, first + 10_000)
             await cache.import_(_lines(texts[first:last], vectors[first:last], "known", "strict"), author="p")
+        await cache.settle()
         assert cache.stats().entries == capacity
         reading, latencies = asyncio.create_task(_read()), []
         for number, text in enumerate(texts[capacity:]):

@@ -182,10 +182,10 @@ async def _elsewhere(store: Store, request: CacheRequest, keys: Keys) -> tuple[t
         "SELECT key, parts FROM partitions WHERE tenant = ? AND template IS ? AND key != ? LIMIT 500",
         (request.tenant, request.template, keys.partition),
     )
-    differing = []
+    own, differing = keys.parts.items(), []
     for key, text in rows:
         parts = json.loads(text)
-        differing.append((key.hex(), tuple(sorted(n for n, d in keys.parts.items() if parts.get(n) != d))))
+        differing.append((key.hex(), tuple(sorted(n for n, d in own if parts.get(n) != d))))
     return tuple(sorted(differing, key=lambda d: len(d[1]))[:_ELSEWHERE])
 
 

@@ -451,7 +451,9 @@ class SemanticCache:
         """Take in what `export` wrote, as one transaction; returns how many entries came. Entries that are there
         already, are past their time or stand under a later bump are left out. Raises TransferError: nothing came."""
         self._open_or_raise()
-        return await admin.import_(self._keeper, self._state, lines, author, self._clock.wall())
+        taken = await admin.import_(self._keeper, self._state, lines, author, self._clock.wall())
+        self._upkeep.index()
+        return taken
 
     async def learn_pairs(self, lines: Iterable[str]) -> int:
         """Calibrate from labelled pairs of questions (JSON lines `{"category", "a", "b", "same"}`); returns how many

@@ -111,7 +111,9 @@ class Finder:
         near = state.nearest(
             keys.partition, vector, request.tenant, request.principal, count, category.floor - OBSERVED_BELOW_FLOOR
         )
-        rows = await self._store.entries([entry for entry, _ in near]) if near else {}
+        if not near:
+            return []
+        rows = await self._store.entries([entry for entry, _ in near])
         asked = signature(question)
         considered: list[Considered] = []
         for entry, similarity in near:

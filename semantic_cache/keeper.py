@@ -119,7 +119,7 @@ class Keeper:
             shared=category.sharing is Sharing.TENANT,
             origin="call",
             tags=tuple(request.tags),
-            parts=json.dumps(dict(ticket.keys.parts)),
+            parts=json.dumps(ticket.keys.parts),
             template=request.template,
         )
         (entry,) = await self.insert([new], replaces=() if older is None else (older,))
@@ -355,7 +355,7 @@ class Keeper:
             origin="promoted",
             tags=row.tags,
             source=row.id,
-            parts=json.dumps(dict(ticket.keys.parts)),
+            parts=json.dumps(ticket.keys.parts),
             template=request.template,
         )
         await self.insert([new])

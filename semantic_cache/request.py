@@ -107,11 +107,16 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Keys:
     """`partition` (16 bytes): all that must match exactly. `exact` (16 bytes): the same and the question.
-    `parts`: short digests of the partition's parts, to explain why two calls do not share one."""
+    `texts`: what the partition is made of."""
 
     partition: bytes
     exact: bytes
-    parts: Mapping[str, str]
+    texts: Mapping[str, bytes]
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Short digests of the partition's parts, to explain why two calls do not share one."""
+        return {name: hashlib.sha256(text).hexdigest()[:12] for name, text in self.texts.items()}
 
 
 def normalised(question: str) -> str:
@@ -122,12 +127,13 @@ def normalised(question: str) -> str:
     return unicodedata.normalize("NFC", question.replace("\r\n", "\n").replace("\r", "\n")).strip()
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: object) -> bytes:
     """The one JSON text of a value. Raises InvalidRequest for what JSON cannot say (NaN, unknown types)."""
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
-            "utf-8", "surrogatepass"
-        )
+        return _ENCODER.encode(value).encode("utf-8", "surrogatepass")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"a part of the call is not a JSON value: {error}") from None
 
@@ -157,7 +163,7 @@ def keys_of(request: CacheRequest, *, private: bool = False) -> Keys:
         digest.update(text)
     partition = digest.digest()[:16]
     exact = hashlib.sha256(partition + b"?" + canonical(_question_key(request))).digest()[:16]
-    return Keys(partition, exact, {name: hashlib.sha256(text).hexdigest()[:12] for name, text in encoded.items()})
+    return Keys(partition, exact, encoded)
 
 
 def _piece(piece: Piece) -> object:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from semantic_cache.calibration import Calibrator
 from semantic_cache.eviction import Limits, Room
-from semantic_cache.index.graph import load_graph
+from semantic_cache.index.graph import Graph
 from semantic_cache.index.partitions import VectorIndex
 from semantic_cache.index.table import SHARED, EntryTable
 from semantic_cache.policy import UNSURE, Policies
@@ -190,11 +190,11 @@ class CacheState:
                 "SELECT id FROM entries WHERE partition = ? AND digest = ? AND quarantined IS NULL", (key, digest)
             )
             ids = np.array([row[0] for row in rows], dtype=np.int64)
-            graph = load_graph(path, self.index.dimensions)
+            graph = Graph.load(path, self.index.dimensions)
             if graph is None or not len(ids):
                 unusable.append(path)
                 continue
-            inside = ids[np.asarray(graph.contains(ids))]
+            inside = np.intersect1d(ids, graph.ids)
             self.index.adopt(key, graph, len(inside))
             held[key] = frozenset(inside.tolist())
         remove_files(unusable)
@@ -242,12 +242,12 @@ def exact_number(exact: bytes, author: str | None) -> int:
 
 def graph_path(graphs: Path, partition: bytes, digest: str) -> Path:
     """Where the graph of a partition is kept."""
-    return graphs / f"{partition.hex()}-{digest[:16]}.usearch"
+    return graphs / f"{partition.hex()}-{digest[:16]}.hnsw"
 
 
 def graph_files(graphs: Path, digest: str) -> list[Path]:
     """All graphs made of this embedder's vectors."""
-    return sorted(graphs.glob(f"*-{digest[:16]}.usearch"))
+    return sorted(graphs.glob(f"*-{digest[:16]}.hnsw"))
 
 
 def remove_files(paths: Iterable[Path]) -> None:

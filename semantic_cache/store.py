@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -106,10 +105,50 @@ class IndexRow:
     embedded: bool
 
 
+class _Connection(aiosqlite.Connection):
+    """A connection that runs a whole transaction in one turn of its thread: going there and back costs more than
+    most statements."""
+
+    @classmethod
+    async def to(cls, path: Path) -> _Connection:
+        """Open a file."""
+        connection = cls(lambda: sqlite3.connect(path, isolation_level=None), iter_chunk_size=64)
+        await connection
+        try:
+            await connection.execute("PRAGMA journal_mode=WAL")
+            await connection.execute("PRAGMA synchronous=NORMAL")
+            await connection.execute("PRAGMA busy_timeout=5000")
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def transaction(self, statements: Sequence[Statement], *, durable: bool) -> None:
+        """Commit all statements or none. Raises sqlite3.Error."""
+        await self._execute(self._transaction, statements, durable)  # type: ignore[no-untyped-call]
+
+    def _transaction(self, statements: Sequence[Statement], durable: bool) -> None:
+        database = self._conn
+        if durable:
+            database.execute("PRAGMA synchronous=FULL")
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            for sql, run in groupby(statements, key=lambda s: s[0]):
+                database.executemany(sql, [parameters for _, parameters in run])
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        finally:
+            if durable:
+                database.execute("PRAGMA synchronous=NORMAL")
+
+
 class Store:
     """Two connections: one that writes, in groups, and one that reads beside it."""
 
-    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, clock: CacheClock) -> None:
+    def __init__(self, writer: _Connection, reader: _Connection, clock: CacheClock) -> None:
         self._writer = writer
         self._reader = reader
         self._clock = clock
@@ -121,14 +160,11 @@ class Store:
     async def open(cls, path: Path, clock: CacheClock) -> Store:
         """Open or create the database. Raises StoreError: not ours, of another version, or unusable."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        connections: list[aiosqlite.Connection] = []
+        connections: list[_Connection] = []
         try:
             with clock.outside():
                 for _ in range(2):
-                    connections.append(await aiosqlite.connect(path, isolation_level=None))
-                    await connections[-1].execute("PRAGMA journal_mode=WAL")
-                    await connections[-1].execute("PRAGMA synchronous=NORMAL")
-                    await connections[-1].execute("PRAGMA busy_timeout=5000")
+                    connections.append(await _Connection.to(path))
                 await _prepare(connections[0], path)
                 await connections[1].execute("PRAGMA query_only=ON")
         except (sqlite3.Error, StoreError) as error:
@@ -158,30 +194,13 @@ class Store:
             error: BaseException | None = None
             try:
                 with self._clock.outside():
-                    await self._commit(
-                        [s for statements, _, _ in group for s in statements], any(d for _, d, _ in group)
-                    )
+                    statements = [s for statements, _, _ in group for s in statements]
+                    await self._writer.transaction(statements, durable=any(d for _, d, _ in group))
             except Exception as failed:  # whatever it is, every waiter must hear of it
                 error = StoreError(f"the cache's database refused a write: {failed}")
             for _, _, done in group:
                 if not done.done():
                     done.set_exception(error) if error else done.set_result(None)
-
-    async def _commit(self, statements: Sequence[Statement], durable: bool) -> None:
-        if durable:
-            await self._writer.execute("PRAGMA synchronous=FULL")
-        try:
-            await self._writer.execute("BEGIN IMMEDIATE")
-            for sql, run in groupby(statements, key=lambda s: s[0]):
-                await self._writer.executemany(sql, [parameters for _, parameters in run])
-            await self._writer.execute("COMMIT")
-        except sqlite3.Error:
-            with suppress(sqlite3.Error):
-                await self._writer.execute("ROLLBACK")
-            raise
-        finally:
-            if durable:
-                await self._writer.execute("PRAGMA synchronous=NORMAL")
 
     # -- reading --------------------------------------------------------------------------------
 

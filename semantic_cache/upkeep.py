@@ -13,8 +13,8 @@ from pathlib import Path
 from semantic_cache import admin, categories
 from semantic_cache.embedders.protocol import Embedder
 from semantic_cache.finder import Finder
-from semantic_cache.index.graph import save_graph
-from semantic_cache.index.partitions import PartitionWork, VectorIndex
+from semantic_cache.index.graph import Graph
+from semantic_cache.index.partitions import VectorIndex
 from semantic_cache.index.scan import ScanRows
 from semantic_cache.judge import Judging
 from semantic_cache.state import CacheState, graph_path
@@ -22,6 +22,7 @@ from semantic_cache.store import Store
 
 _TEACH_EVERY = 200
 _TAUGHT_PER_CATEGORY = 400
+_UNSAVED = 0.125  # share of a graph's rows
 
 
 class Upkeep:
@@ -46,6 +47,7 @@ class Upkeep:
         self._learn_categories = learn_categories
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="cache-index")
         self._indexing = False
+        self._saved: dict[Path, int] = {}  # rows of each graph as it is on the disk
         self._untaught = 0
         self._stopped = False
 
@@ -73,12 +75,16 @@ class Upkeep:
 
     async def _index(self, index: VectorIndex) -> None:
         try:
-            while not self._stopped and (planned := index.due()) is not None:
-                await self._build(index, planned)
+            while not self._stopped and await self._build(index):
+                pass
         finally:
             self._indexing = False
 
-    async def _build(self, index: VectorIndex, planned: PartitionWork) -> None:
+    async def _build(self, index: VectorIndex) -> bool:
+        """Do the most pressing work; False if there was none."""
+        planned = index.due()
+        if planned is None:
+            return False
         loop = asyncio.get_running_loop()
         try:
             made = await loop.run_in_executor(self._worker, planned.work.run, lambda: not self._stopped)
@@ -87,13 +93,23 @@ class Upkeep:
             raise
         if made is None:
             index.give_up(planned)
-            return
+            return True
         index.install(planned, made)
-        path = graph_path(self._graphs, planned.key, self._digest or "")
+        key, done = planned.key, [planned]
+        del planned
+        await loop.run_in_executor(self._worker, done.clear)  # a large graph takes long to free: readers must not wait
+        await loop.run_in_executor(self._worker, self._save, key, made)
+        return True
+
+    def _save(self, key: bytes, made: Graph | ScanRows) -> None:
+        """Write a graph down where it has changed by much: at start, the store has the vectors that it lacks."""
+        path = graph_path(self._graphs, key, self._digest or "")
         if isinstance(made, ScanRows):
-            await loop.run_in_executor(self._worker, lambda: path.unlink(missing_ok=True))
-        else:
-            await loop.run_in_executor(self._worker, save_graph, made, path)
+            path.unlink(missing_ok=True)
+            self._saved.pop(path, None)
+        elif not 0 <= len(made) - self._saved.get(path, -1) < len(made) * _UNSAVED:
+            made.save(path)
+            self._saved[path] = len(made)
 
     def _teach(self) -> None:
         """Fit the category head anew from what declared calls have left."""

@@ -1,8 +1,8 @@
 """A large partition: an unchanging neighbour graph (HNSW, half precision) and a short tail of newer rows.
 
 The graph is never changed under a reader. New rows wait in the tail, which is scanned exactly; a worker thread
-copies the graph, adds the tail to the copy (or builds it anew without what has died) and the copy is swapped in.
-Never decides when: `partitions` does.
+copies the graph, adds rows of the tail to the copy (or builds it anew without what has died) and the copy is swapped
+in. Never decides when: `partitions` does.
 """
 
 from __future__ import annotations
@@ -11,35 +11,126 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semantic_cache.index.scan import Ids, ScanRows, Similarities, Vectors
 
-if TYPE_CHECKING:  # a cache without an embedder has no graph and needs no such library
-    from usearch.index import Index
+LINKS = 16
+EXPANSION_ADD = 80
+EXPANSION_SEARCH = 56
+FIRST_ROWS = 16_384
+"""Rows of a partition's first graph. Each next one at least doubles: soon most can be found, and little is copied."""
 
-CONNECTIVITY = 16
-EXPANSION_ADD = 128
-EXPANSION_SEARCH = 64
-_CHUNK = 256  # rows added between two looks at whether the work is still wanted
-
+_CHUNK = 1_024  # rows added between two looks at whether the work is still wanted
+_ROW_OVERHEAD = 8 + 4 * (2 * LINKS + 1) + 12  # bytes: id, links of the lowest and (on average) of all higher levels
 
 Alive = Callable[[Ids], NDArray[np.bool_]]
 """Which of these ids are alive. Called from the worker thread too: it must only read."""
+
+
+class Graph:
+    """An HNSW graph (Malkov and Yashunin, arXiv 1603.09320) over unit vectors: float32 questions against half-precision
+    rows, so a similarity found is exact for the row as it is kept.
+
+    Wraps the library's objects, which are hardly typed.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self._library = _library()
+        self._index = index
+        self._graph = self._library.downcast_index(index.index)
+
+    @classmethod
+    def empty(cls, dimensions: int) -> Graph:
+        """A graph without rows."""
+        faiss = _library()
+        graph = faiss.IndexHNSWSQ(
+            dimensions, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT
+        )  # half precision needs no training
+        graph.hnsw.efConstruction = EXPANSION_ADD
+        graph.hnsw.efSearch = EXPANSION_SEARCH
+        return cls(faiss.IndexIDMap(graph))
+
+    @classmethod
+    def load(cls, path: Path, dimensions: int) -> Graph | None:
+        """A graph from its file; None when there is none or it is not one of ours for vectors of this length."""
+        faiss = _library()
+        try:
+            index = faiss.read_index(str(path))
+        except RuntimeError:
+            return None
+        inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else None
+        if not isinstance(inner, faiss.IndexHNSWSQ) or index.d != dimensions:
+            return None
+        return cls(index)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, about."""
+        return len(self) * (2 * int(self._index.d) + _ROW_OVERHEAD)
+
+    @property
+    def ids(self) -> Ids:
+        """Ids of all rows, in their order."""
+        ids: Ids = self._library.vector_to_array(self._index.id_map)
+        return ids
+
+    def rows(self, start: int, count: int) -> Vectors:
+        """The vectors of rows `start` to `start + count`."""
+        vectors: Vectors = self._graph.storage.reconstruct_n(start, count)
+        return vectors
+
+    def add(self, ids: Ids, vectors: NDArray[np.floating], threads: int = 1) -> None:
+        """Add rows; `vectors` has shape [len(ids), dimensions]. No other thread may use the graph meanwhile."""
+        self._library.omp_set_num_threads(threads)
+        self._index.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), ids)
+
+    def nearest(self, vector: Vectors, count: int) -> tuple[Ids, Similarities]:
+        """About the `count` most similar rows, best first."""
+        self._library.omp_set_num_threads(1)  # of the calling thread; to wake a team costs more than the search
+        similarity, ids = self._index.search(vector[None, :], min(count, len(self)))
+        found = ids[0] >= 0
+        return ids[0][found], similarity[0][found]
+
+    def copy(self) -> Graph:
+        """Another graph with the same rows."""
+        return Graph(self._library.clone_index(self._index))
+
+    def save(self, path: Path) -> None:
+        """Write the graph to a file, whole or not at all. For a worker thread. Raises OSError."""
+        building = path.with_name(path.name + ".tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._library.write_index(self._index, str(building))
+        except RuntimeError as error:  # the library's word for a full or read-only disk
+            raise OSError(str(error)) from error
+        with building.open("rb+") as file:
+            os.fsync(file.fileno())
+        building.replace(path)
+
+
+def _library() -> Any:
+    """Imported when there is a first graph: caches that stay small never load it."""
+    import faiss
+
+    return faiss
 
 
 @dataclass(frozen=True, slots=True)
 class GraphWork:
     """What a worker thread is to do, as it was when it was planned.
 
-    `ids`, `vectors`: the tail as it stood, in parts (later rows only ever come after them). `anew`: keep of `base`
-    only what is alive, as a graph, or as plain rows when `flat`; otherwise add to a copy of `base`.
+    `ids`, `vectors`: the oldest rows of the tail, in parts. `anew`: keep of `base` only what is alive, as a graph, or
+    as plain rows when `flat`; otherwise add to a copy of `base`.
     """
 
-    base: Index | None
+    base: Graph | None
     ids: Ids
     vectors: tuple[Vectors, ...]
     alive: Alive
@@ -47,14 +138,14 @@ class GraphWork:
     flat: bool
     dimensions: int
 
-    def run(self, wanted: Callable[[], bool], threads: int = 1) -> Index | ScanRows | None:
+    def run(self, wanted: Callable[[], bool], threads: int = 1) -> Graph | ScanRows | None:
         """The new rows; None when `wanted` turned False meanwhile. Takes seconds to minutes, mostly without the
         interpreter's lock."""
-        into: Index | ScanRows
+        into: Graph | ScanRows
         if self.flat:
             into = ScanRows(self.dimensions)
         elif self.base is None or self.anew:
-            into = empty_graph(self.dimensions)
+            into = Graph.empty(self.dimensions)
         else:
             into = self.base.copy()
         for ids, vectors in self._chunks():
@@ -63,50 +154,39 @@ class GraphWork:
             if isinstance(into, ScanRows):
                 into.append(ids, vectors)
             elif len(ids):
-                into.add(ids, vectors, threads=threads)
+                into.add(ids, vectors, threads)
         return into
 
-    def _chunks(self) -> Iterator[tuple[Ids, NDArray[np.float16]]]:
+    def _chunks(self) -> Iterator[tuple[Ids, Vectors]]:
         if self.base is not None and self.anew:
-            for start in range(0, len(self.base), _CHUNK):
-                keys = np.asarray(self.base.keys[start : start + _CHUNK]).astype(np.int64)
-                keys = keys[self.alive(keys)]
-                if len(keys):
-                    yield keys, np.asarray(self.base.get(keys), dtype=np.float16)
+            ids = self.base.ids
+            for start in range(0, len(ids), _CHUNK):
+                some = ids[start : start + _CHUNK]
+                living = self.alive(some)
+                yield some[living], self.base.rows(start, len(some))[living]
         end = 0
         for part in self.vectors:
-            for start in range(0, len(part), _CHUNK):
-                some = part[start : start + _CHUNK]
-                ids = self.ids[end : end + len(some)]
-                living = self.alive(ids)
-                yield ids[living], some[living].astype(np.float16)
-                end += len(some)
-
-
-def empty_graph(dimensions: int) -> Index:
-    """A graph for unit vectors: inner product, half precision, real keys."""
-    from usearch.index import Index
-
-    return Index(
-        ndim=dimensions,
-        metric="ip",
-        dtype="f16",
-        connectivity=CONNECTIVITY,
-        expansion_add=EXPANSION_ADD,
-        expansion_search=EXPANSION_SEARCH,
-    )
+            ids = self.ids[end : end + len(part)]
+            living = self.alive(ids)
+            yield ids[living], part[living]
+            end += len(part)
 
 
 class GraphRows:
-    """The graph and its tail. Rows that died stay in both until the next work: their ids are no longer alive."""
+    """The graph and its tail. Rows that died stay in both until the next work: their ids are no longer alive.
 
-    def __init__(self, dimensions: int, graph: Index | None = None) -> None:
+    `scanned`: how many rows of a tail, the newest, are looked at. It is longer only while the first graphs of a
+    large partition are being built; a search then misses some rows rather than make everyone wait.
+    """
+
+    def __init__(self, dimensions: int, scanned: int, graph: Graph | None = None) -> None:
         self._dimensions = dimensions
+        self._scanned = scanned
         self._graph = graph
         self.tail = ScanRows(dimensions)
 
     def __len__(self) -> int:
-        """Rows that can be found, dead ones of the graph included."""
+        """Rows held, dead ones of the graph included."""
         return self.in_graph + len(self.tail)
 
     @property
@@ -116,59 +196,37 @@ class GraphRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, as far as the graph library tells."""
-        return self.tail.nbytes + (int(self._graph.memory_usage) if self._graph is not None else 0)
+        """Bytes held, about."""
+        return self.tail.nbytes + (self._graph.nbytes if self._graph is not None else 0)
 
     def append(self, ids: Ids, vectors: NDArray[np.floating]) -> None:
         """Add rows to the tail."""
         self.tail.append(ids, vectors)
 
     def nearest(self, vector: Vectors, count: int) -> tuple[Ids, Similarities]:
-        """About the `count` most similar rows, best first. The graph's candidates are scored again, exactly."""
-        ids, similarity = self.tail.nearest(vector, count)
-        if self._graph is not None and len(self._graph):
-            found = self._graph.search(vector.astype(np.float16), min(count, len(self._graph)), threads=1)
-            keys = np.asarray(found.keys).astype(np.int64)
-            rows = np.asarray(self._graph.get(keys), dtype=np.float32)
-            ids = np.concatenate([ids, keys])
-            similarity = np.concatenate([similarity, rows @ vector])
+        """About the `count` most similar rows, best first."""
+        if self._graph is None:
+            return self.tail.nearest(vector, count, newest=self._scanned)
+        ids, similarity = self._graph.nearest(vector, count)
+        if len(self.tail):
+            more, how_similar = self.tail.nearest(vector, count, newest=self._scanned)
+            ids, similarity = np.concatenate([ids, more]), np.concatenate([similarity, how_similar])
             best = np.argsort(-similarity, kind="stable")[:count]
             ids, similarity = ids[best], similarity[best]
         return ids, similarity
 
     def plan(self, alive: Alive, *, anew: bool, flat: bool) -> GraphWork:
-        """The work that would empty the tail; `anew`: and drop what has died; `flat`: and give the graph up."""
-        parts = tuple(self.tail.parts())
-        return GraphWork(self._graph, self.tail.ids, parts, alive, anew, flat, self._dimensions)
+        """The work that would shorten the tail; `anew`: and drop what has died; `flat`: and give the graph up."""
+        rows = min(len(self.tail), max(FIRST_ROWS, self.in_graph))
+        parts, left = [], rows
+        for part in self.tail.parts():
+            parts.append(part[:left])
+            left -= len(parts[-1])
+            if not left:
+                break
+        return GraphWork(self._graph, self.tail.ids[:rows], tuple(parts), alive, anew, flat, self._dimensions)
 
-    def install(self, graph: Index, work: GraphWork) -> None:
+    def install(self, graph: Graph, work: GraphWork) -> None:
         """Swap in the graph that `work` made and drop from the tail what is in it now."""
         self._graph = graph
         self.tail.drop_first(len(work.ids))
-
-
-def save_graph(graph: Index, path: Path) -> None:
-    """Write a graph to a file, whole or not at all. Runs in a worker thread."""
-    building = path.with_name(path.name + ".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    graph.save(str(building))
-    with building.open("rb+") as file:
-        os.fsync(file.fileno())
-    building.replace(path)
-
-
-def load_graph(path: Path, dimensions: int) -> Index | None:
-    """A graph from its file; None when there is none or it is not one of ours for vectors of this length."""
-    from usearch.compiled import ScalarKind
-    from usearch.index import Index
-
-    try:
-        about = Index.metadata(str(path))
-        if about is None or about["dimensions"] != dimensions or about["kind_scalar"] != ScalarKind.F16:
-            return None
-        graph = empty_graph(dimensions)
-        graph.load(str(path))
-    except (OSError, RuntimeError, ValueError):
-        return None
-    graph.path = None  # the library's own `copy` would read the file again
-    return graph

@@ -7,18 +7,14 @@ thread and never stores anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semantic_cache.index.graph import Alive, GraphRows, GraphWork
+from semantic_cache.index.graph import Alive, Graph, GraphRows, GraphWork
 from semantic_cache.index.scan import Ids, ScanRows, Similarities, Vectors
 
-if TYPE_CHECKING:
-    from usearch.index import Index
-
-SCAN_ROWS = 10_000
+SCAN_ROWS = 4_096
 TAIL_ROWS = 2_048
 DEAD_SHARE = 0.25
 _WIDEST = 4_096
@@ -90,19 +86,19 @@ class VectorIndex:
         partition.rows.append(ids, vectors)
         partition.live += len(ids)
         if isinstance(partition.rows, ScanRows) and len(partition.rows) > self._scan_rows:
-            large = GraphRows(self.dimensions)
+            large = self._graph_rows()
             large.tail = partition.rows
             partition.rows = large
             self._large.add(number)
         return number
 
-    def adopt(self, key: bytes, graph: Index, live: int) -> None:
+    def adopt(self, key: bytes, graph: Graph, live: int) -> None:
         """Take over a graph read from disk, of which `live` rows are alive, as a partition that is not there yet."""
         if key in self._numbers or not live:
             return
         number = self.add(key, np.zeros(0, dtype=np.int64), np.zeros((0, self.dimensions), dtype=np.float32))
         partition = self._at(number)
-        partition.rows = GraphRows(self.dimensions, graph)
+        partition.rows = self._graph_rows(graph)
         partition.live = live
         self._large.add(number)
 
@@ -163,8 +159,8 @@ class VectorIndex:
     def _dead_share(partition: _Partition, rows: GraphRows) -> float:
         return 1 - partition.live / len(rows)
 
-    def install(self, done: PartitionWork, rows: Index | ScanRows) -> None:
-        """Swap in what the worker made."""
+    def install(self, done: PartitionWork, rows: Graph | ScanRows) -> None:
+        """Swap in what the worker made. A large graph takes long to free: hold on to `done` and drop it elsewhere."""
         partition = self._at(done.number)
         partition.working = False
         old = partition.rows
@@ -185,6 +181,9 @@ class VectorIndex:
         """The work was not finished: nothing has changed."""
         self._at(planned.number).working = False
         self._drop_if_empty(planned.number)
+
+    def _graph_rows(self, graph: Graph | None = None) -> GraphRows:
+        return GraphRows(self.dimensions, 2 * self._scan_rows, graph)
 
     def _drop_if_empty(self, number: int) -> None:
         partition = self._at(number)

@@ -114,13 +114,17 @@ class ScanRows:
         if not self._count:
             self._blocks, self._first = [], 0
 
-    def nearest(self, vector: Vectors, count: int) -> tuple[Ids, Similarities]:
-        """The `count` most similar rows, best first: ids and cosines (vectors are of unit length)."""
-        parts = [part @ vector for part in self.parts()]
+    def nearest(self, vector: Vectors, count: int, newest: int | None = None) -> tuple[Ids, Similarities]:
+        """The `count` most similar rows, best first: ids and cosines (vectors are of unit length). `newest`: look at
+        no more than about so many, those that came last."""
+        skipped, parts = 0, []
+        for part in self.parts():
+            if newest is not None and self._count - skipped - len(part) >= newest:
+                skipped += len(part)
+            else:
+                parts.append(part @ vector)
         similarity = parts[0] if len(parts) == 1 else np.concatenate(parts or [np.zeros(0, dtype=np.float32)])
-        if count < self._count:
-            best = np.argpartition(similarity, self._count - count)[self._count - count :]
-        else:
-            best = np.arange(self._count)
+        rows = len(similarity)
+        best = np.argpartition(similarity, rows - count)[rows - count :] if count < rows else np.arange(rows)
         best = best[np.argsort(-similarity[best], kind="stable")]
-        return self.ids[best], similarity[best]
+        return self.ids[best + skipped], similarity[best]

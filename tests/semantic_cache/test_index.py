@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from semantic_cache.index.graph import GraphWork, empty_graph, load_graph, save_graph
+from semantic_cache.index.graph import Graph, GraphWork
 from semantic_cache.index.partitions import VectorIndex
 from semantic_cache.index.scan import BLOCK_ROWS, ScanRows
 from semantic_cache.index.table import SLOT_BITS, EntryTable
@@ -178,20 +178,50 @@ def test_a_partition_that_empties_while_the_worker_runs_is_gone_afterwards() -> 
 
 
 def test_graphs_are_saved_whole_and_damaged_files_are_not_read(tmp_path: Path) -> None:
-    graph = empty_graph(DIM)
-    graph.add(np.arange(1, 101), vectors(100).astype(np.float16))
-    path = tmp_path / "deep" / "g.usearch"
-    save_graph(graph, path)
-    loaded = load_graph(path, DIM)
+    graph, x = Graph.empty(DIM), vectors(100)
+    graph.add(np.arange(1, 101), x)
+    path = tmp_path / "deep" / "g.hnsw"
+    graph.save(path)
+    loaded = Graph.load(path, DIM)
     assert loaded is not None
-    assert len(loaded) == 100
-    assert len(loaded.copy()) == 100
-    assert load_graph(path, DIM + 1) is None
-    assert load_graph(tmp_path / "none", DIM) is None
+    copied = loaded.copy()
+    copied.add(np.array([500]), -x[:1])
+    assert (len(loaded), len(copied)) == (100, 101)
+    assert loaded.nearest(-x[0], 1)[0].tolist() != [500]
+    assert copied.nearest(-x[0], 1)[0].tolist() == [500]
+    assert (loaded.ids == np.arange(1, 101)).all()
+    assert (loaded.rows(3, 2) == x[3:5].astype(np.float16)).all()
+    assert Graph.load(path, DIM + 1) is None
+    assert Graph.load(tmp_path / "none", DIM) is None
     (tmp_path / "noise").write_bytes(b"noise" * 100)
-    assert load_graph(tmp_path / "noise", DIM) is None
+    assert Graph.load(tmp_path / "noise", DIM) is None
     (tmp_path / "cut").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert load_graph(tmp_path / "cut", DIM) is None
+    assert Graph.load(tmp_path / "cut", DIM) is None
+    with pytest.raises(OSError, match="blocked"):
+        (tmp_path / "blocked.hnsw.tmp").mkdir()
+        graph.save(tmp_path / "blocked.hnsw")
+
+
+def test_a_great_import_is_searched_in_part_until_its_graphs_have_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semantic_cache.index.graph.FIRST_ROWS", 1_500)
+    count = 3_300
+    x, alive = vectors(count), Entries()
+    index = VectorIndex(DIM, alive, scan_rows=300, tail_rows=100)
+    index.add(b"p", np.arange(1, count + 1), x)
+
+    def found(row: int) -> bool:
+        return bool(index.nearest(b"p", x[row], count=1, floor=0.9, allowed=alive)[0].tolist() == [row + 1])
+
+    assert found(count - 100)
+    assert not found(5), "the scan has an end"
+    sizes = []
+    while (planned := index.due()) is not None:
+        made = planned.work.run(lambda: True)
+        assert isinstance(made, Graph)
+        index.install(planned, made)
+        sizes.append(len(made))
+        assert found(5)
+    assert sizes == [1_500, 3_000, count]
 
 
 def test_rows_keep_their_vectors_over_blocks_removals_and_dropped_fronts() -> None:
