@@ -117,10 +117,11 @@ class ScanRows:
     def nearest(self, vector: Vectors, count: int, newest: int | None = None) -> tuple[Ids, Similarities]:
         """The `count` most similar rows, best first: ids and cosines (vectors are of unit length). `newest`: look at
         no more than about so many, those that came last."""
-        skipped, parts = 0, []
+        skipped, end, parts = 0, 0, []
         for part in self.parts():
-            if newest is not None and self._count - skipped - len(part) >= newest:
-                skipped += len(part)
+            end += len(part)
+            if newest is not None and self._count - end >= newest:
+                skipped = end
             else:
                 parts.append(part @ vector)
         similarity = parts[0] if len(parts) == 1 else np.concatenate(parts or [np.zeros(0, dtype=np.float32)])
