@@ -9,6 +9,7 @@ import importlib.metadata
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ from fastapi import FastAPI
 
 from engine.protocol import Engine
 from orchestrator.api import cache as cache_routes
-from orchestrator.api import engines as engine_routes
 from orchestrator.api import dashboard, health, openapi, problems, programs, workers, workflows
+from orchestrator.api import engines as engine_routes
 from orchestrator.api.auth import KeyRing
 from orchestrator.api.edge import Edge
 from orchestrator.api.openai import chat, responses
@@ -26,7 +27,7 @@ from orchestrator.caching.revision import weights_revision
 from orchestrator.clock import LoopClock, OrchestratorClock
 from orchestrator.config import ConfigError, Settings, is_loopback
 from orchestrator.engines import EnginePool
-from orchestrator.engines.local import local_engines, model_directory
+from orchestrator.engines.local import local_engines, model_source
 from orchestrator.journal import Journal, NullJournal, SqliteJournal
 from orchestrator.retention import make_rule
 from orchestrator.runtime import Runtime
@@ -192,8 +193,9 @@ def _cache(
     from orchestrator.caching.server_cache import ServerCache  # a server without a cache need not load it
     from semantic_cache import InvalidPolicy
 
-    directory = model_directory(settings.model)
-    revision = "" if directory is None else weights_revision(directory)
+    source = model_source(settings.model) or ""
+    # Files from the hub are not here yet: their name stands for them.
+    revision = weights_revision(Path(source)) if Path(source).is_dir() else source
     try:
         return ServerCache(options, pool, clock, rng, weights=revision, metrics=metrics)
     except InvalidPolicy as fault:

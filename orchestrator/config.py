@@ -89,7 +89,7 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=7878, ge=0, le=65535, description="0: any free port")
-    model: str = Field(default=NO_MODEL, min_length=1, description="a model directory, 'bundled' or 'none'")
+    model: str = Field(default=NO_MODEL, min_length=1, description="a model directory, a hub id, 'bundled' or 'none'")
     engine: EngineOptions = EngineOptions()
     start_wait_s: float = Field(default=60.0, gt=0, description="how long a call waits for an engine that starts")
     journal: Path | None = Field(default=None, description="SQLite file; none: programs do not outlive the process")

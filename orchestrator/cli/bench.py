@@ -31,18 +31,18 @@ def bench(
     from engine.costs import save
     from engine.protocol import ModelLoadError
     from orchestrator.config import ConfigError
-    from orchestrator.engines.local import model_directory
+    from orchestrator.engines.local import model_source
 
     if not fit:
         fail("say what to measure: --fit")
     try:
-        directory = model_directory(model or "bundled")
-        if directory is None:
+        source = model_source(model or "bundled")
+        if source is None:
             fail("--model none: there is nothing to measure")
-        config = EngineConfig(str(directory), device=device, token_budget=token_budget, max_running=max_running)
+        config = EngineConfig(source, device=device, token_budget=token_budget, max_running=max_running)
         if kv_gb is not None:
             config = replace(config, kv_bytes=int(kv_gb * 1e9))
-        found = asyncio.run(_fit(config, directory.name, rounds))
+        found = asyncio.run(_fit(config, Path(source).name, rounds))
     except (ConfigError, ModelLoadError, ValueError) as fault:
         fail(str(fault))
     save(found.profile, out)

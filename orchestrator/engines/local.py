@@ -6,6 +6,7 @@ Never loads weights: that is the engine process's work, and torch is never impor
 from __future__ import annotations
 
 import importlib.resources
+import re
 from pathlib import Path
 
 from engine.client import EngineProcess
@@ -16,6 +17,7 @@ from orchestrator.engines.pool import replica_name
 from orchestrator.engines.supervisor import SupervisedEngine
 
 BUNDLED_NAME = "geo-sql"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 class LocalProcess(EngineProcess):
@@ -29,6 +31,17 @@ class LocalProcess(EngineProcess):
         return f"the engine process ended with status {await self.ended()}"
 
 
+def model_source(model: str) -> str | None:
+    """What `--model` means to the engine: a directory, or the id of a model on the hub; None for "none".
+
+    Raises ConfigError if there is no such directory, and it looks like no id.
+    """
+    if _HUB_ID.fullmatch(model) and not Path(model).expanduser().exists():
+        return model
+    directory = model_directory(model)
+    return None if directory is None else str(directory)
+
+
 def model_directory(model: str) -> Path | None:
     """The directory that `--model` means; None for "none". Raises ConfigError if there is no such directory."""
     if model == NO_MODEL:
@@ -38,7 +51,8 @@ def model_directory(model: str) -> Path | None:
     directory = Path(model).expanduser()
     if not directory.is_dir():
         raise ConfigError(
-            f"model = {model!r}: there is no such directory. Give a model directory, '{BUNDLED_MODEL}' or '{NO_MODEL}'"
+            f"model = {model!r}: there is no such directory. "
+            f"Give a model directory, the id of a model on the hub ('owner/name'), '{BUNDLED_MODEL}' or '{NO_MODEL}'"
         )
     return directory.absolute()
 
@@ -56,24 +70,24 @@ def _bundled(model: str) -> Path:
     raise ConfigError(f"model = {model!r}: there is no such bundled model. Choose one of: {choices}")
 
 
-def engine_config(settings: Settings, directory: Path, number: int = 0) -> EngineConfig:
+def engine_config(settings: Settings, source: str, number: int = 0) -> EngineConfig:
     """What the engine process with this number is told. Raises ConfigError for options that do not go together."""
     options = settings.engine.model_dump(exclude_none=True, exclude={"replicas"})
     if options.get("device") == "cuda" and settings.engine.replicas > 1:
         options["device"] = f"cuda:{number}"
     try:
-        return EngineConfig(model=str(directory), name=directory.name, **options)
+        return EngineConfig(model=source, name=Path(source).name, **options)
     except ValueError as fault:
         raise ConfigError(f"engine: {fault}. Correct it under [engine]") from None
 
 
 def local_engines(settings: Settings, *, clock: Clock) -> tuple[SupervisedEngine, ...]:
     """The supervised engines of the configured model; none if the model is "none". Raises ConfigError."""
-    directory = model_directory(settings.model)
-    if directory is None:
+    source = model_source(settings.model)
+    if source is None:
         return ()
     return tuple(
-        _supervised(engine_config(settings, directory, number), number, settings.start_wait_s, clock)
+        _supervised(engine_config(settings, source, number), number, settings.start_wait_s, clock)
         for number in range(settings.engine.replicas)
     )
 

@@ -19,7 +19,7 @@ from orchestrator.app import assemble, create_app
 from orchestrator.clock import LoopClock
 from orchestrator.config import ConfigError, EngineOptions, Settings
 from orchestrator.engines import EngineStatus, SupervisedEngine
-from orchestrator.engines.local import LocalProcess, engine_config, local_engines, model_directory
+from orchestrator.engines.local import LocalProcess, engine_config, local_engines, model_directory, model_source
 from tests.engine.models import make_model
 from tests.orchestrator.api.support import Client
 
@@ -136,20 +136,24 @@ def test_replicas_are_engines_of_one_model_each_on_a_gpu_of_its_own(directory: P
     settings = Settings(model=str(directory), engine=EngineOptions(replicas=2, device="cuda", threads=3))
     assert [engine.name for engine in local_engines(settings, clock=LoopClock())] == ["tiny", "tiny@2"]
     assert {engine.serves for engine in local_engines(settings, clock=LoopClock())} == {"tiny"}
-    assert [engine_config(settings, directory, number).device for number in (0, 1)] == ["cuda:0", "cuda:1"]
+    assert [engine_config(settings, str(directory), number).device for number in (0, 1)] == ["cuda:0", "cuda:1"]
     on_cpu = Settings(model=str(directory), engine=EngineOptions(replicas=2))
-    assert engine_config(on_cpu, directory, 1).device == "cpu"
+    assert engine_config(on_cpu, str(directory), 1).device == "cpu"
 
 
 def test_models_are_found_by_directory_by_name_or_not_at_all(directory: Path) -> None:
     assert model_directory("none") is None
     assert model_directory(str(directory)) == directory
+    assert model_source("owner/name-0.5B") == "owner/name-0.5B"
+    assert model_source(str(directory)) == str(directory) and model_source("none") is None
+    with pytest.raises(ConfigError, match="the id of a model on the hub"):
+        model_source("owner/name/directory")
     with pytest.raises(ConfigError, match="no such directory"):
         model_directory("bundld")
 
 
 def test_engine_options_reach_the_engine_and_bad_pairs_are_told(directory: Path) -> None:
-    config = engine_config(Settings(engine=EngineOptions(threads=2, dtype="bfloat16")), directory)
+    config = engine_config(Settings(engine=EngineOptions(threads=2, dtype="bfloat16")), str(directory))
     assert (config.model, config.name, config.threads, config.dtype) == (str(directory), "tiny", 2, "bfloat16")
     with pytest.raises(ConfigError, match=r"engine: token_budget must be at least max_running"):
-        engine_config(Settings(engine=EngineOptions(token_budget=32, max_running=64)), directory)
+        engine_config(Settings(engine=EngineOptions(token_budget=32, max_running=64)), str(directory))
