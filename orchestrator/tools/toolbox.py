@@ -19,6 +19,7 @@ from orchestrator.clock import OrchestratorClock
 from orchestrator.limits import Limits
 from orchestrator.telemetry import names
 from orchestrator.tools.caps import Caps
+from orchestrator.tools.deadlines import Deadlines
 from orchestrator.tools.failures import CallFailure, FailureType
 from orchestrator.tools.foresight import Ended, Foreseen
 from orchestrator.tools.handed import HandedOut
@@ -55,9 +56,7 @@ class Toolbox:
         self._by_tool: dict[str, tuple[ToolHost, ToolSpec]] = {}
         self.caps = Caps()
         self._speculates = False
-        self._running: dict[asyncio.Task[Any], float] = {}  # without a timeout of their own, oldest first
-        self._overdue: set[asyncio.Task[Any]] = set()
-        self._watch: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(clock)
         self.partial = PartialRuns()
         self.handed = HandedOut()
         self.reads = ReadResults(clock, limit_bytes=limits.tool_cache_bytes)
@@ -81,8 +80,7 @@ class Toolbox:
             self._by_tool.setdefault(name, (host, spec))
 
     async def close(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        self._deadlines.close()
         await self.ahead.close()
         self.partial.close()
         for host in reversed(self._hosts):
@@ -332,7 +330,7 @@ class Toolbox:
             await self.caps.enter(wanted, run.key)
             return
         try:
-            async with asyncio.timeout(queue_s):
+            with self._deadlines.within(queue_s):
                 await self.caps.enter(wanted, run.key)
         except TimeoutError:
             message = f"tool {run.tool!r} was not started within {queue_s:g} s: too many calls run"
@@ -341,49 +339,18 @@ class Toolbox:
     async def _hosted(self, run: ToolRun, spec: ToolSpec, host: ToolHost, started: Callable[[], None]) -> JsonValue:
         own_s = run.timeout_s if run.timeout_s is not None else spec.timeout_s
         timeout_s = _least(own_s, self._left_s(run))
+        most_s = self._limits.function_s if timeout_s is None else timeout_s
         started()
-        if timeout_s is None:
-            return await self._unbounded(run, spec, host)
+        timer = self._deadlines.within(most_s)
         try:
-            async with asyncio.timeout(timeout_s) as timer:
+            with timer:
                 return await host.run(run, spec)
         except TimeoutError:
-            if not timer.expired():
+            if not timer.expired:
                 raise CallFailure("tool_error", f"tool {run.tool!r} raised TimeoutError", retryable=True) from None
-            message = f"tool {run.tool!r} did not end within {timeout_s:g} s"
+            of = "" if timeout_s is not None else " (limits.function_s)"
+            message = f"tool {run.tool!r} did not end within {most_s:g} s{of}"
             raise CallFailure(FailureType.TIMEOUT, message, retryable=True) from None
-
-    async def _unbounded(self, run: ToolRun, spec: ToolSpec, host: ToolHost) -> JsonValue:
-        """Run a tool without a timeout: it may take `limits.function_s`, watched by one timer for all of them."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._running[task] = self._clock.now()
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(self._limits.function_s, self._sweep)
-        try:
-            return await host.run(run, spec)
-        except asyncio.CancelledError:
-            if task not in self._overdue:
-                raise
-            self._overdue.discard(task)
-            task.uncancel()
-            message = f"tool {run.tool!r} did not end within {self._limits.function_s:g} s (limits.function_s)"
-            raise CallFailure(FailureType.TIMEOUT, message, retryable=True) from None
-        finally:
-            self._running.pop(task, None)
-
-    def _sweep(self) -> None:
-        """Cancel what has run too long, oldest first, and come back when the next one may have."""
-        self._watch = None
-        now_s, most_s = self._clock.now(), self._limits.function_s
-        for task, began_s in self._running.items():
-            if began_s + most_s > now_s:
-                left_s = began_s + most_s - now_s
-                self._watch = asyncio.get_running_loop().call_later(left_s, self._sweep)
-                return
-            if task not in self._overdue:
-                self._overdue.add(task)
-                task.cancel()
 
 
 def _least(one: float | None, other: float | None) -> float | None:
