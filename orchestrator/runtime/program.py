@@ -326,6 +326,7 @@ class Program:
         for name in self.effects.finish(call):
             run = self.calls[name]
             if run.state is CallState.READY:
+                run.behind = (call,)
                 self.host.launch(self, run)
 
     def _fail_variable(self, name: str, error: ErrorValue) -> None:

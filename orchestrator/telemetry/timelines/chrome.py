@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.telemetry.timelines.notes import of_call
 from tenuto.wire import Timeline
 
 _US = 1e6
@@ -37,6 +38,7 @@ def chrome(timeline: Timeline) -> dict[str, Any]:
             "cached_tokens": call.cached_tokens,
             "output_tokens": call.output_tokens,
             "critical": call.id in critical,
+            "notes": of_call(call),
         }
         events.append(_slice(tid, call.id, call.kind, start_s, end_s, about))
         events += [_slice(tid, span.cause, "cause", span.start_s, span.end_s, {}) for span in call.spans]
@@ -44,7 +46,7 @@ def chrome(timeline: Timeline) -> dict[str, Any]:
             if producer in ends:
                 flow += 1
                 name = {"pid": 1, "name": "variable", "cat": "variable", "id": flow}
-                events.append({"ph": "s", "tid": track[producer], "ts": ends[producer] * _US, **name})
+                events.append({"ph": "s", "tid": track[producer], "ts": min(ends[producer], start_s) * _US, **name})
                 events.append({"ph": "f", "bp": "e", "tid": tid, "ts": start_s * _US, **name})
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"trace_id": timeline.trace_id}}
 

@@ -6,10 +6,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.telemetry.timelines.causes import LOOKS, UNEXPLAINED, seconds
+from orchestrator.telemetry.timelines.causes import LOOKS, UNEXPLAINED, in_order, seconds, tick_name, ticks, took_s
+from orchestrator.telemetry.timelines.notes import notes
 from tenuto.wire import Timeline, TimelineCall
 
 _LABEL = 28
+_TICK = 10
+"""Cells that the name of a time may take."""
 _ENDED = frozenset({"ended", "running", "ready", "waiting"})
 
 
@@ -22,10 +25,10 @@ def gantt(timeline: Timeline, width: int = 100, rows: int = 200) -> RenderableTy
     table.add_column(width=_LABEL, no_wrap=True, overflow="ellipsis")
     table.add_column(width=bar, no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
+    table.add_row("", Text(_axis(timeline.seconds, bar), style="dim"), "")
     for call in shown:
         style = "bold" if call.id in critical else ""
-        took = call.spans[-1].end_s - call.spans[0].start_s if call.spans else 0.0
-        end = seconds(took) if call.state in _ENDED else call.state
+        end = seconds(took_s(call)) if call.state in _ENDED else call.state
         table.add_row(Text(_label(call), style=style), _bar(call, timeline.seconds, bar), Text(end, style=style))
     parts: list[RenderableType] = [_title(timeline), table]
     if len(shown) < len(timeline.calls):
@@ -44,12 +47,21 @@ def _title(timeline: Timeline) -> Text:
 
 def _choose(timeline: Timeline, rows: int) -> list[TimelineCall]:
     """The calls to show, in the order in which they began."""
-    calls = list(timeline.calls)
-    if len(calls) > rows:
-        critical = frozenset(timeline.critical_path)
-        calls.sort(key=lambda c: (c.id not in critical, -sum(s.end_s - s.start_s for s in c.spans)))
-        calls = calls[:rows]
-    return sorted(calls, key=lambda call: call.spans[0].start_s if call.spans else timeline.seconds)
+    critical = frozenset(timeline.critical_path)
+    ranked = sorted(timeline.calls, key=lambda call: (call.id not in critical, -took_s(call)))
+    chosen = {call.id for call in ranked[:rows]}
+    return [call for call in in_order(timeline) if call.id in chosen]
+
+
+def _axis(total_s: float, width: int) -> str:
+    """Round times above the cells where they are."""
+    cells = [" "] * width
+    for at_s in ticks(total_s, max(2, width // _TICK)):
+        name = tick_name(at_s, total_s)
+        cell = int(at_s / total_s * width) if total_s > 0 else 0
+        if cell + len(name) <= width:
+            cells[cell : cell + len(name)] = name
+    return "".join(cells)
 
 
 def _label(call: TimelineCall) -> str:
@@ -101,4 +113,5 @@ def _summary(timeline: Timeline) -> RenderableType:
         )
     path = Text("critical path: ", style="dim")
     path.append(" → ".join(timeline.critical_path) or "none", style="bold")
-    return Group(Text(), path, table)
+    told = [Text(f"· {note}", style="dim") for note in notes(timeline)]
+    return Group(Text(), path, table, *told)

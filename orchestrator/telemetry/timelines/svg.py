@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from html import escape
 
-from orchestrator.telemetry.timelines.causes import LOOKS, UNEXPLAINED, Look, seconds
-from tenuto.wire import Timeline
+from orchestrator.telemetry.timelines.causes import (
+    LOOKS,
+    UNEXPLAINED,
+    Look,
+    in_order,
+    seconds,
+    tick_name,
+    ticks,
+    took_s,
+)
+from orchestrator.telemetry.timelines.notes import of_call
+from tenuto.wire import Timeline, TimelineCall
 
 _LABEL = 190
 _ROW = 20
 _TOP = 46
-_TICKS = 6
+_TICKS = 9
 
 
 def svg(timeline: Timeline, width: int = 960) -> str:
@@ -18,7 +28,8 @@ def svg(timeline: Timeline, width: int = 960) -> str:
     total_s = timeline.seconds or 1.0
     scale = (width - _LABEL - 90) / total_s
     foot = _TOP + _ROW * len(timeline.calls)
-    height = foot + 30 + 16 * (len(timeline.causes) + 1)
+    legend = _legend(timeline, total_s, foot + 24)
+    height = foot + 14 + 16 * len(legend)
     critical = frozenset(timeline.critical_path)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
@@ -29,28 +40,35 @@ def svg(timeline: Timeline, width: int = 960) -> str:
         f"{seconds(timeline.seconds)}</text>",
         *_axis(total_s, scale, foot),
     ]
-    for row, call in enumerate(timeline.calls):
-        y = _TOP + _ROW * row
-        weight = ' font-weight="bold"' if call.id in critical else ""
-        parts.append(f'<text x="8" y="{y + 14}"{weight}>{escape(_short(call.id))}</text>')
-        for span in call.spans:
-            parts.append(
-                _box(_LABEL + span.start_s * scale, y + 3, (span.end_s - span.start_s) * scale, LOOKS[span.cause])
-            )
-        end_s = call.spans[-1].end_s if call.spans else 0.0
-        told = seconds(end_s - call.spans[0].start_s) if call.spans else call.state
-        parts.append(f'<text x="{_LABEL + end_s * scale + 6:.1f}" y="{y + 14}" fill="#666">{told}</text>')
-    parts += _legend(timeline, total_s, foot + 24)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    for row, call in enumerate(in_order(timeline)):
+        parts += _row(call, _TOP + _ROW * row, scale, bold=call.id in critical)
+    return "\n".join([*parts, *legend, "</svg>"]) + "\n"
+
+
+def _row(call: TimelineCall, y: int, scale: float, *, bold: bool) -> list[str]:
+    """A call's name, its causes, and how long it took; what more is known of it shows where the pointer rests."""
+    weight = ' font-weight="bold"' if bold else ""
+    told = seconds(took_s(call)) if call.spans else call.state
+    end_s = call.spans[-1].end_s if call.spans else 0.0
+    about = escape("\n".join([f"{call.id}: {call.state}, {told}", *of_call(call)]))
+    return [
+        f"<g><title>{about}</title>",
+        f'<text x="8" y="{y + 14}"{weight}>{escape(_short(call.id))}</text>',
+        *(
+            _box(_LABEL + span.start_s * scale, y + 3, (span.end_s - span.start_s) * scale, LOOKS[span.cause])
+            for span in call.spans
+        ),
+        f'<text x="{_LABEL + end_s * scale + 6:.1f}" y="{y + 14}" fill="#666">{told}</text>',
+        "</g>",
+    ]
 
 
 def _axis(total_s: float, scale: float, foot: int) -> list[str]:
     parts = []
-    for tick in range(_TICKS + 1):
-        at_s = total_s * tick / _TICKS
-        x = _LABEL + at_s * scale
+    for at_s in ticks(total_s, _TICKS):
+        x, name = _LABEL + at_s * scale, tick_name(at_s, total_s)
         parts.append(f'<line x1="{x:.1f}" y1="{_TOP - 4}" x2="{x:.1f}" y2="{foot}" stroke="#e8e8e8"/>')
-        parts.append(f'<text x="{x:.1f}" y="{_TOP - 8}" fill="#999" font-size="10">{seconds(at_s)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{_TOP - 8}" fill="#999" font-size="10" text-anchor="middle">{name}</text>')
     return parts
 
 
@@ -59,18 +77,24 @@ def _box(x: float, y: float, width: float, look: Look) -> str:
 
 
 def _legend(timeline: Timeline, total_s: float, y: int) -> list[str]:
-    """Seconds by cause along the critical path."""
+    """Seconds by cause along the critical path, a line each; then causes that only other calls have."""
     left_s = timeline.seconds - sum(timeline.causes.values())
-    rows = [(cause, value, LOOKS[cause]) for cause, value in timeline.causes.items()]
+    rows = [(LOOKS[cause], _share(cause, value, total_s)) for cause, value in timeline.causes.items()]
     if left_s > 0.001 * total_s:
-        rows.append(("other", left_s, UNEXPLAINED))
-    parts = [f'<text x="8" y="{y}" fill="#666">critical path</text>']
-    for row, (cause, value, look) in enumerate(rows):
+        rows.append((UNEXPLAINED, _share("other", left_s, total_s)))
+    aside = {span.cause for call in timeline.calls for span in call.spans}.difference(timeline.causes)
+    rows += [(look, f"{cause}: not on the critical path") for cause, look in LOOKS.items() if cause in aside]
+    lines = []
+    for row, (look, told) in enumerate(rows):
         at = y + 16 * row
-        parts.append(f'<rect x="{_LABEL}" y="{at - 10}" width="12" height="12" fill="{look.colour}" stroke="#ccc"/>')
-        told = f"{cause}: {seconds(value)}, {100 * value / total_s:.1f} %"
-        parts.append(f'<text x="{_LABEL + 18}" y="{at}">{told}</text>')
-    return parts
+        head = f'<text x="8" y="{at}" fill="#666">critical path</text>' if row == 0 else ""
+        box = f'<rect x="{_LABEL}" y="{at - 10}" width="12" height="12" fill="{look.colour}" stroke="#ccc"/>'
+        lines.append(f'{head}{box}<text x="{_LABEL + 18}" y="{at}">{told}</text>')
+    return lines
+
+
+def _share(cause: str, value: float, total_s: float) -> str:
+    return f"{cause}: {seconds(value)}, {100 * value / total_s:.1f} %"
 
 
 def _short(name: str) -> str:

@@ -239,7 +239,8 @@ class TimelineCall(WireModel):
     an equal call, or done for one. `early_s`: the head start of the first two."""
     early_s: float = 0.0
     behind: tuple[str, ...] = ()
-    """When it began to queue, these programs had calls on its engine: the four that had been there longest."""
+    """When it began to queue, these programs had calls on its engine: the four that had been there longest. Of a
+    function call: the call whose effect had to be over first."""
 
 
 class PathStep(WireModel):

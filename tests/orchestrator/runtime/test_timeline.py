@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from engine.protocol import EngineLost, Usage
+from engine.protocol import EngineLost, GenerateRequest, TokenChunk, Usage
 from tenuto.wire import EffectClass, GraphExtension, Retry, Timeline
 from tests.orchestrator.runtime.support import TENANT, Break, Say, Server, function, llm, program, sequence, var
+from tests.orchestrator.runtime.test_planning import Planner, Tools, plan, work
 
 
 def _spans(timeline: Timeline, call: str) -> list[tuple[str, float, float]]:
@@ -108,3 +111,56 @@ async def test_the_critical_path_of_a_running_program_goes_by_what_its_stages_ar
     await server.follow(id)
     id = await server.submit(program(*calls))
     assert server.runtime.timeline(id, tenant=TENANT).critical_path == ("a", "c")
+
+
+async def test_a_call_that_had_to_wait_for_an_effect_says_for_whose(server: Server) -> None:
+    server.worker(write=lambda n: asyncio.sleep(5.0))
+    calls = [function(f"w{n}", "write", {"n": n}, effect=EffectClass.EXCLUSIVE) for n in range(3)]
+    view = await server.run(program(*calls))
+    timeline = server.runtime.timeline(view.id, tenant=TENANT)
+    assert [call.behind for call in timeline.calls] == [(), ("w0",), ("w1",)]
+
+
+@pytest.mark.parametrize(
+    ("preemptions", "why"), [(0, "unleased"), (1, "preempted")]
+)  # leases that ended are tested where there are some
+async def test_what_was_read_again_is_told_with_the_reason(server: Server, preemptions: int, why: str) -> None:
+    usage = Usage(100, 0, 1, 0.0, 4.0, 2.0, preemptions=preemptions, recomputed_tokens=25)
+    generate = server.engine.generate
+
+    async def reading_again(request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        async for chunk in generate(request):
+            yield chunk if chunk.usage is None else replace(chunk, usage=usage)
+
+    server.engine.generate = reading_again  # type: ignore[method-assign]
+    server.engine.script = lambda request: Say("x", seconds=6.0)
+    view = await server.run(program(llm("a")))
+    call = server.runtime.timeline(view.id, tenant=TENANT).calls[0]
+    assert _spans(server.runtime.timeline(view.id, tenant=TENANT), "a") == [
+        ("recompute", 0.0, 1.0),
+        ("prefill", 1.0, 4.0),
+        ("decode", 4.0, 6.0),
+    ]
+    assert call.recompute is not None and call.recompute.model_dump() == {"tokens": 25, "why": why, "left_by": None}
+
+
+async def test_calls_that_a_plan_made_waited_for_it() -> None:
+    """No edge of the graph says so: the path goes on from a planned call to the text that made it."""
+    server = await Server(Planner([(2.0, '1. search("a")\n'), (0.5, "2. join()")])).start()
+    work(server, Tools(lambda: 0.0))
+    view = await server.run(plan())
+    timeline = server.runtime.timeline(view.id, tenant=TENANT)
+    assert timeline.calls[1].after == ("plan",) and timeline.critical_path == ("plan", "plan-1")
+    assert timeline.causes == pytest.approx({"decode": 2.0, "tool": 1.0})
+    assert sum(timeline.causes.values()) == pytest.approx(timeline.seconds) == pytest.approx(3.0)
+    await server.close()
+
+
+async def test_an_open_programs_client_has_the_time_until_its_seal(server: Server) -> None:
+    server.engine.script = lambda _: Say("x", seconds=1.0)
+    id = await server.submit(program(llm("a"), open=True))
+    await asyncio.sleep(3.0)
+    assert server.runtime.timeline(id, tenant=TENANT).causes == pytest.approx({"client": 2.0, "decode": 1.0})
+    await server.runtime.extend(id, GraphExtension(seal=True), tenant=TENANT)
+    timeline = server.runtime.timeline(id, tenant=TENANT)
+    assert timeline.causes == pytest.approx({"client": 2.0, "decode": 1.0}) and timeline.seconds == pytest.approx(3.0)

@@ -12,9 +12,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from engine.protocol import NumericalFault, QueueFull
-from orchestrator.telemetry import Capture, NullTelemetry, OpenTelemetry, from_environment, parse_traceparent
+from orchestrator.telemetry import Capture, Meters, NullTelemetry, OpenTelemetry, from_environment, parse_traceparent
 from orchestrator.telemetry.otel import RandomIds
-from tenuto.wire import EventKind, ProgramStatus, Retry, Sampling
+from tenuto.wire import EventKind, Objective, ProgramStatus, Retry, Sampling
 from tests.orchestrator.runtime.support import (
     TENANT,
     Break,
@@ -27,6 +27,7 @@ from tests.orchestrator.runtime.support import (
     sequence,
     var,
 )
+from tests.orchestrator.telemetry.collected import wall
 
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -213,4 +214,29 @@ async def test_refused_submissions_leave_a_span_that_says_so() -> None:
     with pytest.raises(InvalidSubmission):
         await server.submit(program(llm("a", var("nowhere"))), traceparent=CLIENT)
     assert attributes(collected.spans["invoke_workflow test"])["error.type"] == "invalid_submission"
+    await server.close()
+
+
+async def test_an_agents_program_is_told_apart_in_traces_and_metrics() -> None:
+    collected, meters = Collected(), Meters(wall)
+    server = await Server(telemetry=collected.telemetry, metrics=meters).start()
+    await server.run(program(llm("a"), agent=True))
+    root = collected.spans["invoke_agent test"]
+    assert attributes(root)["gen_ai.agent.name"] == "test" and "gen_ai.workflow.name" not in attributes(root)
+    text = meters.exposition().decode()
+    assert 'gen_ai_invoke_agent_inference_calls_count{gen_ai_agent_name="test"} 1.0' in text
+    assert "gen_ai_invoke_workflow_duration" not in text
+    await server.close()
+
+
+async def test_slack_is_what_a_deadline_leaves_beyond_the_longest_way_to_the_end() -> None:
+    collected = Collected()
+    server = await Server(telemetry=collected.telemetry).start()
+    server.engine.script = lambda _: Say("x", seconds=2.0)
+    calls = (llm("a", stage="first", expected_s=2.0), llm("b", var("a"), stage="second", expected_s=3.0))
+    await server.run(program(*calls, objective=Objective(kind="deadline", deadline_s=20.0)))
+    await server.run(program(llm("c")))
+    told = [attributes(span) for span in collected.all if span.name.startswith("chat")]
+    slack = {found["tenuto.call.id"]: found.get("tenuto.sched.slack_s") for found in told}
+    assert slack == {"a": 15.0, "b": 15.0, "c": None}
     await server.close()
