@@ -184,7 +184,9 @@ class Scheduler:
             self._pause(self._running[-1])
         if self._filled:
             self._go_on()
-        budget = self._token_budget - len(self._current())
+        # The list itself is made once, after who is admitted is known.
+        decoding = len(self._current()) if self._filled else len(self._running) - len(self._prefilling)
+        budget = self._token_budget - decoding
         if self._prefilling or len(self.queue):
             budget = self._prefill(step, budget)
         step.decodes = self._current()
@@ -348,7 +350,7 @@ class Scheduler:
         if refused is not None and refused[:2] == (sequence.order, self._ends) and pool.available <= refused[2]:
             return False
         found = self.cache.find(sequence.hashes, (len(sequence.tokens) - 1) // BLOCK_TOKENS, sequence.path)
-        idle = pool.idle(found)
+        idle = pool.idle(found) if found else 0
         need = blocks_for(len(sequence.tokens) + sequence.remaining) - len(found)
         fits = need + self.tables.owed <= pool.available - idle
         if not fits:

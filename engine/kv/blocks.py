@@ -83,10 +83,6 @@ class BlockPool:
         """Whether the contents of all `blocks` can be found by others."""
         return bool(self.listed.take(places_of(blocks)).all())
 
-    def any_listed(self, blocks: Blocks[int]) -> bool:
-        """Whether the contents of one of `blocks` can be found by others."""
-        return bool(self.listed.take(places_of(blocks)).any())
-
     def take(self, count: int) -> Blocks[int] | None:
         """`count` (>= 1) free blocks, now active with one reference; None if there are not so many."""
         free = self._free

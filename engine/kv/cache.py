@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.clock import Clock
 from engine.config import BLOCK_TOKENS
-from engine.kv.blocks import BlockPool, Blocks, Places, blocks_of
+from engine.kv.blocks import BlockPool, Blocks, Places, blocks_of, places_of
 from engine.kv.leases import LeaseTable
 from engine.kv.prefix import ROOT, Digest, PrefixIndex
 from engine.protocol import EngineEvent, EngineEventKind, Tier
@@ -176,16 +176,16 @@ class BlockCache:
         chains are listed so far.
         """
         device = self.device
-        pool, index = device.pool, device.index
+        listed = device.pool.listed.take(places_of(blocks + above))
         if (
             len(set(digests)) < len(digests)
-            or index.lists_any(digests)
+            or device.index.lists_any(digests)
             or device.evicted(digests)
-            or pool.any_listed(blocks)
-            or not pool.all_listed(above)
+            or np.count_nonzero(listed) > len(above)
+            or not listed[len(blocks) :].all()
         ):
             return False
-        index.insert_each(blocks, digests, parents, programs)
+        device.index.insert_each(blocks, digests, parents, programs)
         device.changes[EngineEventKind.STORED].update(programs)
         return True
 
