@@ -45,7 +45,7 @@ from semantic_cache.policy import Category, Policies, Sharing
 from semantic_cache.request import MAX_QUESTION_CHARS, Answer, CacheRequest, barred, keys_of, unfit
 from semantic_cache.settings import CacheSettings
 from semantic_cache.state import CacheState
-from semantic_cache.stats import CacheStats, CategoryCounts, StageRates
+from semantic_cache.stats import CacheStats, CategoryCounts
 from semantic_cache.store import EntryRow, Store
 from semantic_cache.upkeep import Upkeep
 
@@ -90,7 +90,6 @@ class SemanticCache:
         self._rng = rng
         self._load = LoadLevel()
         self._counts = {name: CategoryCounts() for name in state.names}
-        self._stages = StageRates()
         self._finder = Finder(state, store, clock)
         self._flights: Flights[Answer | Hit] = Flights(settings.flight_wait_s)
         self._judging = Judging(judge, clock, per_minute=settings.judged_per_minute)
@@ -174,7 +173,7 @@ class SemanticCache:
                 raise
             if isinstance(outcome, Hit):
                 self._land(ticket, outcome)
-        self._count(request, ticket.category, outcome)
+        self._count(ticket.category, outcome)
         return outcome
 
     async def _exact(self, ticket: Ticket) -> Hit | None:
@@ -298,10 +297,9 @@ class SemanticCache:
             age_s=age_s, saved_s=saved_s, saved_tokens=tokens, cached_question=question, shadow=shadow,
         )  # fmt: skip
 
-    def _count(self, request: CacheRequest, category: str, outcome: Hit | Miss) -> None:
+    def _count(self, category: str, outcome: Hit | Miss) -> None:
         counts = self._counts[category]
         counts.lookups += 1
-        self._stages.count(request.stage, isinstance(outcome, Hit))
         if isinstance(outcome, Miss):
             counts.misses[outcome.reason] += 1
             return
@@ -411,10 +409,6 @@ class SemanticCache:
     def load(self) -> float:
         """The load level in force (0..1)."""
         return self._load.level
-
-    def expected_hit(self, stage: str) -> float:
-        """Probability that the next call of a stage is answered from here: for the scheduler's plans."""
-        return self._stages.expected(stage)
 
     # -- administration -------------------------------------------------------------------------
 

@@ -59,7 +59,6 @@ class CacheRequest:
     sampling: Sampling = field(default_factory=Sampling)
     category: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    stage: str | None = None
     mode: Mode = "semantic"
     keep: bool = True
     max_age_s: float | None = None
@@ -70,7 +69,7 @@ class CacheRequest:
     def __post_init__(self) -> None:
         for name in ("tenant", "model"):
             _require(bool(getattr(self, name)), name, "must not be empty")
-        for name in ("tenant", "model", "principal", "adapter", "template", "category", "stage"):
+        for name in ("tenant", "model", "principal", "adapter", "template", "category"):
             value = getattr(self, name)
             _require(value is None or len(value) <= _NAME_CHARS, name, f"is longer than {_NAME_CHARS} characters")
         _require(len(self.tags) <= MAX_TAGS, "tags", f"are more than {MAX_TAGS}")
@@ -237,7 +236,6 @@ def request_for_call(
     output = call.type.json_schema if isinstance(call.type, JsonType) else None
     if call.constraint is not None:
         output = call.constraint.model_dump(mode="json")
-    stage = f"{workflow}/{call.stage}" if workflow and call.stage else None
     return CacheRequest(
         tenant=tenant,
         model=model,
@@ -245,13 +243,12 @@ def request_for_call(
         question=asked if isinstance(asked, str) else None,
         principal=principal,
         adapter=adapter,
-        template=stage,
+        template=f"{workflow}/{call.stage}" if workflow and call.stage else None,
         tools=tuple(tools),
         output=output,
         sampling=call.sampling,
         category=call.category,
         tags=tags or {},
-        stage=stage,
         mode=mode,
         keep=keep,
         max_age_s=max_age_s,

@@ -1,11 +1,9 @@
-"""What the cache counts: by category, and by stage for the scheduler. Since the start of the process."""
+"""What the cache counts, by category, since the start of the process."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass, field
-
-_STAGES = 10_000
 
 
 @dataclass(slots=True)
@@ -82,28 +80,3 @@ class CacheStats:
     judge_dropped: int
     judge_failed: int
     categories: tuple[CategoryStats, ...]
-
-
-class StageRates:
-    """How often each stage's calls are answered from the cache: half weight after `half_life` lookups.
-
-    A prior of one miss keeps a stage that was never seen at 0.
-    """
-
-    def __init__(self, half_life: float = 200.0) -> None:
-        self._keep = 0.5 ** (1 / half_life)
-        self._stages: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def count(self, stage: str | None, hit: bool) -> None:
-        """One lookup of a stage's call."""
-        if stage is None:
-            return
-        hits, all_ = self._stages.pop(stage, (0.0, 1.0))
-        self._stages[stage] = (hits * self._keep + hit, all_ * self._keep + 1)
-        if len(self._stages) > _STAGES:
-            self._stages.popitem(last=False)
-
-    def expected(self, stage: str) -> float:
-        """Probability that the stage's next call is a hit."""
-        hits, all_ = self._stages.get(stage, (0.0, 1.0))
-        return hits / all_

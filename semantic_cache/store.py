@@ -23,6 +23,7 @@ from semantic_cache.errors import CacheClosed, StoreError
 SCHEMA_VERSION = 1
 _CHUNK = 2_000
 _VARIABLES = 500  # ids in one IN list
+_LOG_PAGES = 4_000  # of 4 KiB: one write in some hundreds waits while the log is merged into the file
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) WITHOUT ROWID;
@@ -118,6 +119,7 @@ class _Connection(aiosqlite.Connection):
             await connection.execute("PRAGMA journal_mode=WAL")
             await connection.execute("PRAGMA synchronous=NORMAL")
             await connection.execute("PRAGMA busy_timeout=5000")
+            await connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         except BaseException:
             await connection.close()
             raise

@@ -368,16 +368,6 @@ async def test_near_misses_may_be_examples(tmp_path: Path) -> None:
     await cache.close()
 
 
-async def test_the_scheduler_hears_how_often_a_stage_is_answered(tmp_path: Path) -> None:
-    cache = await opened(tmp_path)
-    assert cache.expected_hit("w/s") == 0.0
-    await put(cache, ask("a", stage="w/s"))
-    for _ in range(50):
-        await hit(cache, ask("a", stage="w/s"))
-    assert cache.expected_hit("w/s") > 0.9
-    await cache.close()
-
-
 async def test_a_closed_cache_says_so(tmp_path: Path) -> None:
     cache = await opened(tmp_path)
     waiting = await cache.lookup(ask("a"))

@@ -48,7 +48,6 @@ def test_everything_but_the_question_is_part_of_the_partition(change: dict[str, 
     [
         {"principal": "someone else"},
         {"category": "sql"},
-        {"stage": "w/s"},
         {"tags": {"table:a": ""}},
         {"max_age_s": 5.0},
         {"mode": "exact"},
@@ -158,7 +157,7 @@ def test_a_wire_call_becomes_a_request() -> None:
     request = request_for_call(CALL, VALUES, tenant="t", model="m", question="question", workflow="w")
     assert request.question == "How many?"
     assert request.messages == (("system", ("Schema: ", "CREATE TABLE t (a)")), ("user", (QuestionHole(), "5")))
-    assert (request.category, request.stage, request.template) == ("sql", "w/write_sql", "w/write_sql")
+    assert (request.category, request.template) == ("sql", "w/write_sql")
 
 
 def test_other_variables_of_a_call_are_matched_by_what_the_prompt_shows_of_them() -> None:
