@@ -159,8 +159,7 @@ class Runtime(Reader):
         async for program in self._archive.unfinished():
             self._go_on(program)
         if self._steps is not None:
-            engines = self._services.engines
-            self._steps.start(engines.for_model(name) for name in engines.models())
+            self._steps.start(self._services.engines.all())
 
     async def close(self) -> None:
         """Stop running calls, end every wait and write what is pending; a later start goes on with live programs."""

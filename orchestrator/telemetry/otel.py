@@ -139,11 +139,10 @@ class OpenTelemetry:
 
 
 class _ProgramSpan:
-    recording = True
-
     def __init__(self, make: _Maker, span: Span, program: str) -> None:
         self._make = make
         self._span = span
+        self.recording = span.is_recording()
         self._program = program
         self._context = trace.set_span_in_context(span)
         self._calls: dict[str, SpanContext] = {}  # of the last attempt of each call

@@ -240,3 +240,15 @@ async def test_slack_is_what_a_deadline_leaves_beyond_the_longest_way_to_the_end
     slack = {found["tenuto.call.id"]: found.get("tenuto.sched.slack_s") for found in told}
     assert slack == {"a": 15.0, "b": 15.0, "c": None}
     await server.close()
+
+
+async def test_a_client_that_is_not_sampled_leaves_no_spans() -> None:
+    collected = Collected()
+    server = await Server(telemetry=collected.telemetry).start()
+    id = await server.submit(program(llm("a")), traceparent=f"{CLIENT[:-2]}00")
+    await server.follow(id)
+    assert collected.all == () and server.view(id).trace_id == CLIENT[3:35]
+    found = parse_traceparent(server.engine.requests[0].traceparent)
+    assert found is not None and found.trace_id == CLIENT[3:35] and not found.sampled
+    assert not server.program(id).trace.recording
+    await server.close()
