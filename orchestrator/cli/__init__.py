@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import bench, cache, demo, doctor, key, run, serve, simulate, top, trace, version
+from orchestrator.cli import bench, cache, demo, doctor, key, publish, run, serve, simulate, top, trace, version
 
 app = typer.Typer(
     name="tenuto",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("run")(run.run)
+app.command("publish")(publish.publish)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("simulate")(simulate.simulate)

@@ -33,7 +33,7 @@ def run(
     """Run a workflow on a private server (model: bundled, unless --model says otherwise) and print its value."""
     from tenuto import TenutoError
 
-    workflow = _workflow(target)
+    workflow = workflow_of(target)
     arguments = _arguments(workflow, given or [])
     try:
         with _client(url, model):
@@ -53,7 +53,7 @@ def _client(url: str | None, model: str | None) -> AbstractContextManager[Client
     return Client(url, api_key=os.environ.get("TENUTO_API_KEY"))
 
 
-def _workflow(target: str) -> Workflow[..., Any]:
+def workflow_of(target: str) -> Workflow[..., Any]:
     """The workflow that FILE:WORKFLOW names. Ends the command if there is none; the file's own errors pass through."""
     from tenuto import Workflow
 

@@ -36,6 +36,10 @@ from tenuto.wire import (
     ToolList,
     ToolView,
     VariableView,
+    WorkflowDefinition,
+    WorkflowList,
+    WorkflowStart,
+    WorkflowView,
 )
 from tenuto.worker import Worker
 
@@ -237,6 +241,21 @@ class AsyncClient:
     async def models(self) -> tuple[ModelView, ...]:
         """The models that calls may ask for, the default first."""
         return (await self._get(ModelList, "/v1/models")).data
+
+    async def publish(self, name: str, definition: WorkflowDefinition) -> WorkflowView:
+        """Let the server keep a workflow (`workflow.definition()`), to be started by its name."""
+        return await self._send(WorkflowView, "PUT", f"/v1/workflows/{name}", definition)
+
+    async def workflows(self) -> tuple[WorkflowView, ...]:
+        """The workflows that the server keeps, by name."""
+        return (await self._get(WorkflowList, "/v1/workflows")).data
+
+    async def start(self, workflow: str, **inputs: Any) -> ProgramSummary:
+        """Start a program of a workflow that the server keeps. Sent again after a lost connection it starts no second
+        one."""
+        headers = {"idempotency-key": secrets.token_urlsafe(18)}
+        start = WorkflowStart(inputs=inputs)
+        return await self._send(ProgramSummary, "POST", f"/v1/workflows/{workflow}/programs", start, headers=headers)
 
     async def engines(self) -> tuple[EngineView, ...]:
         """Every engine: whether it serves, why not, what it can do."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tenuto.client import AsyncClient
 from tenuto.errors import CallFailed, DefinitionError, InvalidArgument, TenutoError
 from tenuto.local import local
+from tenuto.published import PublishedTool
 from tenuto.signature import Signature
 from tenuto.workflow import Workflow
 
@@ -34,6 +35,8 @@ class WorkflowTool:
 
     def __init__(self, workflow: Workflow[..., Any]) -> None:
         self.workflow = workflow
+        self.name = workflow.name
+        self.description = inspect.getdoc(workflow) or ""
         self.signature = Signature(workflow.function, workflow.name, {})
         self.input_schema = self.signature.arguments_schema
         schema = dict(self.signature.result.schema("serialization"))
@@ -49,12 +52,13 @@ class WorkflowTool:
         return {"result": value} if self._wrapped else dict(value)
 
 
-def server(workflows: Iterable[Workflow[..., Any]], *, name: str = "tenuto") -> Server[Any]:
+def server(workflows: Iterable[Workflow[..., Any] | PublishedTool], *, name: str = "tenuto") -> Server[Any]:
     """An MCP server with these workflows as tools; it runs where an `AsyncClient` is current."""
     from mcp.server.lowlevel import Server
     from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool
 
-    tools = {workflow.name: WorkflowTool(workflow) for workflow in workflows}
+    made = (one if isinstance(one, PublishedTool) else WorkflowTool(one) for one in workflows)
+    tools: dict[str, WorkflowTool | PublishedTool] = {tool.name: tool for tool in made}
     if not tools:
         raise DefinitionError("no workflows: decorate functions with @workflow, @planner or @agent")
 
@@ -63,7 +67,7 @@ def server(workflows: Iterable[Workflow[..., Any]], *, name: str = "tenuto") -> 
             tools=[
                 Tool(
                     name=called,
-                    description=inspect.getdoc(tool.workflow) or "",
+                    description=tool.description,
                     input_schema=tool.input_schema,
                     output_schema=tool.output_schema,
                 )
@@ -97,14 +101,20 @@ def workflows_of(module: str) -> list[Workflow[..., Any]]:
     return [value for value in vars(importlib.import_module(module)).values() if isinstance(value, Workflow)]
 
 
-async def serve(module: str, *, url: str | None, port: int | None) -> None:
-    """Serve a module's workflows over stdio, or over Streamable HTTP at `port` of this machine.
+async def serve(module: str | None, *, url: str | None, port: int | None) -> None:
+    """Serve a module's workflows, or (without one) those that the server keeps, over stdio, or over Streamable HTTP at
+    `port` of this machine.
 
     Programs run on the server at `url`, else on a private one.
     """
-    made = server(workflows_of(module), name=module)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(AsyncClient(url) if url else local())
+        if module is None:
+            key = os.environ.get("TENUTO_API_KEY")
+            client = await stack.enter_async_context(AsyncClient(url, api_key=key))
+            made = server(PublishedTool(client, view) for view in await client.workflows())
+        else:
+            made = server(workflows_of(module), name=module)
+            await stack.enter_async_context(AsyncClient(url) if url else local())
         if port is None:
             from mcp.server.stdio import stdio_server
 
@@ -119,7 +129,9 @@ async def serve(module: str, *, url: str | None, port: int | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tenuto.mcp", description="Workflows as tools of an MCP server.")
-    parser.add_argument("module", help="a Python module with workflows at its top")
+    parser.add_argument(
+        "module", nargs="?", help="a Python module with workflows at its top; without one, those that the server keeps"
+    )
     parser.add_argument("--url", default=os.environ.get("TENUTO_URL"), help="a Tenuto server; a private one if absent")
     parser.add_argument("--port", type=int, help="Streamable HTTP on this port; stdio if absent")
     given = parser.parse_args()

@@ -70,11 +70,17 @@ def outputs_of(tree: Any) -> tuple[str, ...]:
 async def plan(function: Callable[[], Any]) -> Graph:
     """The graph, with its outputs if the function ended. Exceptions of the function propagate."""
     program = Plan()
-    work = asyncio.create_task(invoke(program, function))
+    value, ended = await planned(program, lambda: invoke(program, function))
+    return program.builder.graph(outputs_of(value) if ended else ())
+
+
+async def planned(program: Plan, run: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, bool]:
+    """What a run returned; (None, False) if it stopped at a Var's value. Its exceptions propagate."""
+    work = asyncio.create_task(run())
     blocked = asyncio.create_task(program.blocked.wait())
     try:
         await asyncio.wait({work, blocked}, return_when=asyncio.FIRST_COMPLETED)
-        return program.builder.graph(outputs_of(work.result()) if work.done() else ())
+        return (work.result(), True) if work.done() else (None, False)
     finally:
         await _cancelled((work, blocked))
 

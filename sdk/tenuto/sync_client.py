@@ -25,6 +25,8 @@ from tenuto.wire import (
     Timeline,
     ToolView,
     VariableView,
+    WorkflowDefinition,
+    WorkflowView,
 )
 
 T = TypeVar("T")
@@ -161,6 +163,18 @@ class Client:
     def models(self) -> tuple[ModelView, ...]:
         """The models that calls may ask for, the default first."""
         return self.call(self._async.models)
+
+    def publish(self, name: str, definition: WorkflowDefinition) -> WorkflowView:
+        """Let the server keep a workflow (`workflow.definition()`), to be started by its name."""
+        return self.call(lambda: self._async.publish(name, definition))
+
+    def workflows(self) -> tuple[WorkflowView, ...]:
+        """The workflows that the server keeps, by name."""
+        return self.call(self._async.workflows)
+
+    def start(self, workflow: str, **inputs: Any) -> ProgramSummary:
+        """Start a program of a workflow that the server keeps."""
+        return self.call(lambda: self._async.start(workflow, **inputs))
 
     def engines(self) -> tuple[EngineView, ...]:
         """Every engine: whether it serves, why not, what it can do."""

@@ -19,12 +19,13 @@ from tenuto.functions import checked_name
 from tenuto.mermaid import mermaid
 from tenuto.options import ObjectiveKind, objective_of
 from tenuto.plan import in_own_loop, plan
+from tenuto.publishing import definition_of
 from tenuto.run import AsyncRun, Run, Stream
 from tenuto.sync_client import Client
 from tenuto.telemetry import WorkflowSpan
 from tenuto.typed import MISSING, Typed, caller_locals, type_hints
 from tenuto.var import Var, resolve
-from tenuto.wire import Graph, Objective
+from tenuto.wire import Graph, Objective, WorkflowDefinition
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,6 +123,12 @@ class Workflow(Generic[P, R]):
         is known until it first does. Code before that runs."""
         job = self._job(args, kwargs)
         return in_own_loop(lambda: plan(job.function))
+
+    def definition(self, *, toolset: str | None = None) -> WorkflowDefinition:
+        """The workflow as a server can keep it and start it by name (`Client.publish`): each argument is an input.
+
+        `toolset`: whose workers will run its tools. Raises `InvalidArgument` if it awaits a Var, or returns none."""
+        return definition_of(self._function, self.name, self._objective, toolset)
 
     def mermaid(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """`graph` as a Mermaid flowchart."""

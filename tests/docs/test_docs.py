@@ -21,6 +21,8 @@ from orchestrator.tools.settings import ToolSettings
 from tenuto.options import CallOptions, ToolDeclaration, ToolOptions
 from tenuto.testing import EchoModel, override, server
 from tenuto.wire import PlanOptions
+from tests.orchestrator.api.openai.support import stock
+from tests.orchestrator.api.support import virtually
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +53,16 @@ def test_the_first_program_of_the_readme_runs(tmp_path: Path, monkeypatch: pytes
 
 def test_the_sdk_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module_of(blocks("docs/sdk.md"), tmp_path, "sdk_page", monkeypatch).test_best()
+
+
+@virtually
+async def test_the_example_for_openais_clients_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = module_of(blocks("docs/http.md"), tmp_path, "http_page", monkeypatch)
+    call = '{"name": "population", "arguments": {"city": "Paris"}}'
+    async with stock([call, "two million"], model="bundled") as served:
+        assert await page.ask(served.openai, "How many people live in Paris?") == "two million"
+        (program,) = (await served.client.get("/v1/programs")).json["data"]
+        assert (program["status"], program["calls"]) == ("succeeded", 3)
 
 
 def test_the_cache_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

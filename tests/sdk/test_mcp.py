@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from tenuto import AsyncClient, DefinitionError, tool, workflow
 from tenuto.mcp import server, workflows_of
+from tenuto.published import PublishedTool
 from tests.sdk.flows import only_program
 
 pytestmark = pytest.mark.usefixtures("client")
@@ -57,6 +58,29 @@ async def test_workflows_are_tools_with_their_signatures(client: AsyncClient) ->
             ("absent", {}, "the workflows are count, total"),
         ):
             result = await mcp.call_tool(name, arguments)
+            assert result.is_error and message in result.content[0].text  # type: ignore[union-attr]
+
+
+@workflow
+async def plus(numbers: list[int]) -> int:
+    """Adds."""
+    return add(numbers)
+
+
+async def test_workflows_that_the_server_keeps_are_tools_too(client: AsyncClient) -> None:
+    await count.arun([1])  # the worker that runs `add` is there now
+    await client.publish("plus", plus.definition(toolset=client.toolset))
+    kept = [PublishedTool(client, view) for view in await client.workflows()]
+    async with Client(server(kept)) as mcp:
+        (listed,) = (await mcp.list_tools()).tools
+        assert (listed.name, listed.description, listed.input_schema["required"]) == ("plus", "Adds.", ["numbers"])
+        assert (await mcp.call_tool("plus", {"numbers": [1, 2]})).structured_content == {"add": 3}
+        for arguments, message in (
+            ({"numbers": [13]}, "ValueError: not that one"),
+            ({"numbers": "x"}, "numbers"),
+            ({}, "numbers"),
+        ):
+            result = await mcp.call_tool("plus", arguments)
             assert result.is_error and message in result.content[0].text  # type: ignore[union-attr]
 
 

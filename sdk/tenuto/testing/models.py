@@ -266,7 +266,6 @@ def prompt_key(task: ModelTask) -> str:
     """A digest of what an answer depends on, without the seed: where none is asked for the server draws one."""
     fields = {"stage", "messages", "sampling", "constraint", "json_schema"}
     content = task.model_dump(mode="json", include=fields)
-    content["messages"] = [message.model_dump(mode="json", exclude_defaults=True) for message in task.messages]
     content["sampling"] = {k: v for k, v in content["sampling"].items() if k not in _UNKNOWN_ONCE or v}
     del content["sampling"]["seed"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

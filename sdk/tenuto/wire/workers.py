@@ -73,8 +73,8 @@ class WorkerInfo(WireModel):
 class RenderedMessage(WireModel):
     role: Literal["system", "user", "assistant", "tool"]
     content: str
-    tool_calls: tuple[AskedCall, ...] = ()
-    tool_call_id: str | None = None
+    tool_calls: tuple[AskedCall, ...] = Field(default=(), exclude_if=lambda calls: not calls)
+    tool_call_id: str | None = Field(default=None, exclude_if=lambda id: id is None)
 
 
 class FunctionTask(WireModel):

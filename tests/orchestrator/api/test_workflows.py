@@ -9,6 +9,7 @@ from orchestrator.api import examples
 from orchestrator.api.auth import make_key
 from orchestrator.config import Settings
 from orchestrator.limits import Limits
+from tenuto import llm, workflow
 from tests.orchestrator.api.support import Client, serving, virtually
 
 (GREET,) = examples.WORKFLOWS.values()
@@ -81,6 +82,26 @@ async def test_workflows_survive_a_restart_and_removals_do_too(tmp_path: Path) -
         (listed,) = (await server.client.get("/v1/workflows")).json["data"]
         assert (listed["name"], listed["definition"]["description"]) == ("greet", "newer")
         assert (await server.client.get("/v1/programs")).json["data"] == []
+
+
+@llm(max_tokens=20)
+def sketch(topic: str, style: str) -> str:
+    """{{style}} {{topic}}"""
+
+
+@workflow
+async def sketched(topic: str, style: str = "funny") -> str:
+    return sketch(sketch(topic, "sober"), style)
+
+
+@virtually
+async def test_a_workflow_of_the_sdk_runs_without_its_code() -> None:
+    async with serving() as server:
+        definition = sketched.definition().model_dump(mode="json")
+        assert (await put(server.client, "sketched", definition)).status == 201
+        started = await server.client.post("/v1/workflows/sketched/programs", {"inputs": {"topic": "harbours"}})
+        waited = await server.client.get(f"{started.headers['location']}/variables/sketch.2", wait=60)
+        assert waited.json["value"] == "funny sober harbours"
 
 
 @virtually

@@ -68,10 +68,16 @@ class Stock(Server):
 
 @asynccontextmanager
 async def stock(
-    say: Say | Sequence[str], *, word_s: float = 0.0, settings: Settings | None = None, api_key: str = "none"
+    say: Say | Sequence[str],
+    *,
+    word_s: float = 0.0,
+    settings: Settings | None = None,
+    api_key: str = "none",
+    model: str = "echo",
 ) -> AsyncIterator[Stock]:
     """A server in this process, in virtual time."""
     engine = SayingEngine(say if callable(say) else says(*say), word_s)
+    engine.name = model
     make = partial(assemble, clock=VirtualClock(), engines=[engine], rng=Random(7))
     app = create_app(settings or Settings(), assemble=make)
     async with app.router.lifespan_context(app):
