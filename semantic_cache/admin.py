@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from semantic_cache.calibration import wilson_interval
+from semantic_cache.clock import give_way
 from semantic_cache.errors import ConfirmationNeeded, TransferError
 from semantic_cache.finder import Finder, Found
 from semantic_cache.guards import disagreement, signature
@@ -32,6 +33,7 @@ from semantic_cache.store import EVERYWHERE, EntryRow, Store
 
 _LABELS_AT_START = 20_000
 _EXPORT_CHUNK = 500
+_LINES_AT_ONCE = 16  # read or written before others have a turn
 _ELSEWHERE = 5
 Embed = Callable[[str], Awaitable[NDArray[np.float32] | None]]
 
@@ -267,8 +269,10 @@ async def export(store: Store, tenant: str | None) -> AsyncIterator[str]:
             " WHERE e.id > ? AND (? IS NULL OR e.tenant = ?) AND e.quarantined IS NULL ORDER BY e.id LIMIT ?",
             (last, tenant, tenant, _EXPORT_CHUNK),
         )
-        for row in rows:
+        for at, row in enumerate(rows, start=1):
             yield json.dumps(_exported(row), ensure_ascii=True)
+            if at % _LINES_AT_ONCE == 0:
+                await give_way()
         if len(rows) < _EXPORT_CHUNK:
             return
         last = rows[-1][0]
@@ -300,11 +304,12 @@ def _exported(row: tuple[Any, ...]) -> dict[str, Any]:
 
 async def import_(keeper: Keeper, state: CacheState, lines: Iterable[str], author: str, wall_s: float) -> int:
     """Check every line, then insert all of them at once."""
-    new = [
-        entry
-        for number, line in enumerate(lines, start=1)
-        if line.strip() and (entry := _imported(line, number, keeper.digest, author, state)) is not None
-    ]
+    new: list[NewEntry] = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and (entry := _imported(line, number, keeper.digest, author, state)) is not None:
+            new.append(entry)
+        if number % _LINES_AT_ONCE == 0:
+            await give_way()
     fresh = [e for e in new if e.expires > wall_s and state.exact(e.exact, None if e.shared else e.author) is None]
     unique = list({e.exact: e for e in fresh}.values())
     if not unique:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
+
+
+async def give_way() -> None:
+    """Let everyone else on the event loop have a turn, in the middle of long work."""
+    await asyncio.sleep(0)
 
 
 class CacheClock(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from semantic_cache.admission import InsertRates
-from semantic_cache.clock import CacheClock
+from semantic_cache.clock import CacheClock, give_way
 from semantic_cache.errors import StoreError, UnknownEntry
 from semantic_cache.eviction import victims
 from semantic_cache.judge import JudgeCase, Judging
@@ -35,6 +35,7 @@ _INSERT = (
 _AUDIT = "INSERT INTO audit (at, kind, tenant, entry, principal, detail) VALUES (?, ?, ?, ?, ?, ?)"
 _LABEL = "INSERT INTO labels (at, category, entry, similarity, correct, source, digest) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SWEEP_EVERY = 256
+_AT_ONCE = 32  # entries handled before others have a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +160,12 @@ class Keeper:
         return await asyncio.shield(task)
 
     async def _insert(self, new: Sequence[NewEntry], replaces: tuple[int, ...]) -> list[int | None]:
-        statements = self._forget(replaces) + self._make_room(len(new))
+        statements = self._forget(replaces) + await self._make_room(len(new))
         table, ids = self.state.table, [self.state.table.allocate() for _ in new]
-        for entry, row in zip(ids, new, strict=True):
+        for at, (entry, row) in enumerate(zip(ids, new, strict=True), start=1):
             statements += self._row_statements(entry, row)
+            if at % _AT_ONCE == 0:
+                await give_way()
         statements.append(("INSERT OR REPLACE INTO meta VALUES ('sequence', ?)", (table.sequence,)))
         try:
             await self.store.write(statements)
@@ -171,7 +174,9 @@ class Keeper:
                 table.give_back(entry)
             raise
         kept: list[int | None] = []
-        for entry, row in zip(ids, new, strict=True):
+        for at, (entry, row) in enumerate(zip(ids, new, strict=True), start=1):
+            if at % _AT_ONCE == 0:
+                await give_way()
             self.state.put(self._index_row(entry, row), row.vector)
             overtaken = self.state.stale(row.tenant, row.tags, row.bump)
             if overtaken or (row.source is not None and not table.alive(row.source)):
@@ -204,11 +209,13 @@ class Keeper:
             0, 0.0, row.seconds, row.tokens, size, row.source, row.vector is not None,
         )  # fmt: skip
 
-    def _make_room(self, count: int) -> list[Statement]:
+    async def _make_room(self, count: int) -> list[Statement]:
         """Evict until `count` more fit; the statements that write it down."""
         statements: list[Statement] = []
         room = self.state.room
         while room.full(count) and len(self.state.table):
+            if statements:
+                await give_way()
             category = room.debtor()
             gone = victims(self.state.table, category, self.clock.wall(), self.token_seconds, self._draws)
             self.counts[self.state.names[category]].evicted += len(gone)
@@ -225,8 +232,11 @@ class Keeper:
 
     async def delete(self, entries: Iterable[int]) -> None:
         """Delete entries, those in quarantine too."""
-        ids = list(entries)
-        await self.store.write(self._forget(ids) + delete_statements(ids))
+        ids, statements = list(entries), list[Statement]()
+        for start in range(0, len(ids), _AT_ONCE):
+            statements += self._forget(ids[start : start + _AT_ONCE])
+            await give_way()
+        await self.store.write(statements + delete_statements(ids))
 
     async def drop(self, entries: Iterable[int]) -> int:
         """Delete entries; returns how many there were."""
@@ -240,9 +250,8 @@ class Keeper:
     async def sweep(self) -> None:
         """Delete what is past its time, write the counted hits down."""
         rows = await self.store.query("SELECT id FROM entries WHERE expires <= ? LIMIT 1000", (self.clock.wall(),))
-        expired = [row[0] for row in rows]
-        hits = self._hit_statements()
-        await self.store.write(hits + self._forget(expired) + delete_statements(expired))
+        await self._write_hits()
+        await self.delete(row[0] for row in rows)
 
     def hit(self, entry: int) -> None:
         """Count a hit; it is written down with the next sweep."""
@@ -285,9 +294,8 @@ class Keeper:
         )
         for _, category in rows:
             self._counts(category).stale += 1
-        gone = [row[0] for row in rows]
-        await self.store.write(self._forget(gone) + delete_statements(gone))
-        return len(gone)
+        await self.delete(row[0] for row in rows)
+        return len(rows)
 
     async def quarantine(self, entry: int, tenant: str, principal: str | None, reason: str) -> None:
         """Serve an entry, and what was promoted to it, no more; keep it for the record. Raises UnknownEntry."""

@@ -6,7 +6,7 @@ A tenant sees and changes its own entries. What concerns all tenants (statistics
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
@@ -148,15 +148,10 @@ async def export(request: Request) -> Response:
 )
 async def import_(request: Request) -> Response:
     """Take in what an export wrote, all or nothing. Entries that are there already or past their time are left out."""
-    from semantic_cache import TransferError
-
-    cache = _cache(request)
-    _operator(request)  # its lines name tenants and are believed
-    text = await bodies.read_lines(request, parts_of(request).limits.submission_bytes)
-    try:
-        return answer(CacheTaken(taken=await cache.import_(text, author=principal(request))))
-    except TransferError as fault:
-        raise _invalid("", str(fault), "send the lines of an export as they are") from None
+    cache, author = _cache(request), principal(request)
+    return await _uploaded(
+        request, lambda text: cache.import_(text, author=author), "send the lines of an export as they are"
+    )
 
 
 @router.post(
@@ -167,16 +162,7 @@ async def import_(request: Request) -> Response:
 )
 async def tune(request: Request) -> Response:
     """Learn from pairs of questions where their similarity begins to mean the same answer."""
-    from semantic_cache import InvalidRequest as RefusedRequest
-    from semantic_cache import TransferError
-
-    cache = _cache(request)
-    _operator(request)
-    text = await bodies.read_lines(request, parts_of(request).limits.submission_bytes)
-    try:
-        return answer(CacheTaken(taken=await cache.tune(text)))
-    except (TransferError, RefusedRequest) as fault:
-        raise _invalid("", str(fault), "send one pair a line, of a category that the cache has") from None
+    return await _uploaded(request, _cache(request).tune, "send one pair a line, of a category that the cache has")
 
 
 def _cache(request: Request) -> ServerCache:
@@ -189,6 +175,19 @@ def _cache(request: Request) -> ServerCache:
 def _operator(request: Request) -> None:
     if not operator(request):
         raise Forbidden("this concerns all tenants: use a key with operator = true under [[api_keys]]")
+
+
+async def _uploaded(request: Request, take: Callable[[list[str]], Awaitable[int]], fix: str) -> Response:
+    """Give an operator's lines to the cache: they concern all tenants, and are believed."""
+    from semantic_cache import InvalidRequest as RefusedRequest
+    from semantic_cache import TransferError
+
+    _operator(request)
+    text = await bodies.read_lines(request, parts_of(request).limits.submission_bytes)
+    try:
+        return answer(CacheTaken(taken=await take(text)))
+    except (TransferError, RefusedRequest) as fault:
+        raise _invalid("", str(fault), fix) from None
 
 
 async def _lines(source: AsyncIterator[str]) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from semantic_cache.index.graph import Alive, Graph, GraphRows, GraphWork
 from semantic_cache.index.scan import Ids, ScanRows, Similarities, Vectors
 
 SCAN_ROWS = 4_096
-TAIL_ROWS = 2_048
+TAIL_ROWS = 1_024
 DEAD_SHARE = 0.25
 _WIDEST = 4_096
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +108,35 @@ async def test_what_is_exported_can_be_imported(tmp_path: Path) -> None:
     await hit(cache, ask("d", tenant="u"))
     assert await cache.bump("doc") == 1
     assert await cache.import_(lines, author="mover") == 0, "it stands under a bump"
+    await cache.close()
+
+
+async def test_others_have_their_turns_while_entries_are_moved_and_deleted(tmp_path: Path) -> None:
+    cache = await opened(tmp_path)
+    await put(cache, ask("a"), "A")
+    (line,) = [line async for line in cache.export()]
+    row = json.loads(line)
+    lines = [json.dumps(row | {"exact": f"{number:032x}"}) for number in range(400)]
+    turns, moving = 0, True
+
+    async def others() -> None:
+        nonlocal turns
+        while moving:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def turns_of(work: Coroutine[Any, Any, object]) -> int:
+        before = turns
+        await work
+        return turns - before
+
+    watching = asyncio.create_task(others())
+    assert await turns_of(cache.import_(lines, author="mover")) > 40
+    assert len([line async for line in cache.export()]) == 401
+    assert await turns_of(cache.flush(confirm="flush all tenants all categories")) > 10
+    moving = False
+    await watching
+    assert cache.stats().entries == 0
     await cache.close()
 
 
