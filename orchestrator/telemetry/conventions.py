@@ -334,7 +334,9 @@ _RENAMED: Final[Mapping[Version, Mapping[str, str | None]]] = MappingProxyType(
 )
 
 
-def translate(attributes: Mapping[str, Any], version: Version) -> dict[str, Any]:
+def translate(attributes: Mapping[str, Any], version: Version) -> Mapping[str, Any]:
     """Attributes by the names of another version; those that it lacks are left out."""
     renamed = _RENAMED[version]
+    if not renamed:
+        return attributes
     return {new: value for key, value in attributes.items() if (new := renamed.get(key, key)) is not None}

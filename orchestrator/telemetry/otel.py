@@ -30,7 +30,7 @@ from orchestrator.telemetry.spans import (
 )
 from tenuto.wire import FunctionCall, JsonType, LLMCall
 
-Translate = Callable[[Mapping[str, Any]], dict[str, Any]]
+Translate = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class RandomIds(IdGenerator):
@@ -261,12 +261,13 @@ class _CallSpan:
                 names.INPUT_TOKENS: usage.prompt_tokens,
                 names.OUTPUT_TOKENS: usage.output_tokens,
                 names.CACHE_READ_TOKENS: usage.cached_tokens,
-                names.DEVICE_TOKENS: usage.cached_tokens - usage.host_tokens,
-                names.HOST_TOKENS: usage.host_tokens,
                 names.QUEUE_SECONDS: usage.queue_s,
                 names.PREFILL_SECONDS: usage.prefill_s,
                 names.DECODE_SECONDS: usage.decode_s,
             }
+            if usage.cached_tokens:
+                attributes[names.DEVICE_TOKENS] = usage.cached_tokens - usage.host_tokens
+                attributes[names.HOST_TOKENS] = usage.host_tokens
             if usage.recomputed_tokens:
                 attributes[names.RECOMPUTED_TOKENS] = usage.recomputed_tokens
         if finish is not None:
@@ -287,7 +288,7 @@ class _CallSpan:
             timestamp=_ns(at),
             context=trace.set_span_in_context(self._span),
             severity_number=SeverityNumber.INFO,
-            attributes=attributes | self._make.translate(told),
+            attributes=attributes | {**self._make.translate(told)},
             event_name=names.DETAILS,
         )
 

@@ -11,8 +11,17 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from engine.protocol import NumericalFault, QueueFull
-from orchestrator.telemetry import Capture, Meters, NullTelemetry, OpenTelemetry, from_environment, parse_traceparent
+from engine.protocol import FinishReason, NumericalFault, QueueFull, Usage
+from orchestrator.telemetry import (
+    Capture,
+    Facts,
+    Meters,
+    NullTelemetry,
+    OpenTelemetry,
+    from_environment,
+    parse_traceparent,
+)
+from orchestrator.telemetry.conventions import span_faults
 from orchestrator.telemetry.otel import RandomIds
 from tenuto.wire import EventKind, Objective, ProgramStatus, Retry, Sampling
 from tests.orchestrator.runtime.support import (
@@ -92,8 +101,6 @@ async def test_a_program_is_one_trace_under_the_clients_span() -> None:
         "gen_ai.usage.input_tokens": 2,
         "gen_ai.usage.output_tokens": 2,
         "gen_ai.usage.cache_read.input_tokens": 0,
-        "tenuto.kv.cached_tokens.device": 0,
-        "tenuto.kv.cached_tokens.host": 0,
         "tenuto.program.id": id,
         "gen_ai.response.time_to_first_chunk": 2.0,
         "tenuto.call.id": "a",
@@ -252,3 +259,24 @@ async def test_a_client_that_is_not_sampled_leaves_no_spans() -> None:
     assert found is not None and found.trace_id == CLIENT[3:35] and not found.sampled
     assert not server.program(id).trace.recording
     await server.close()
+
+
+async def test_cached_tokens_are_told_by_tier_and_what_was_evicted_by_reason() -> None:
+    collected = Collected()
+    program_span = collected.telemetry.program("p", "w", 1.0, None)
+    trace = program_span.llm(llm("a"), "m", 1, 1.0)
+    usage = Usage(100, 48, 5, 0.1, 0.2, 0.3, recomputed_tokens=16, host_tokens=32)
+    facts = Facts(evicted="expired", lease_ttl_s=4.0, lease_tier="host", lease_outcome="expired", slack_s=1.5)
+    trace.end_llm(2.0, usage=usage, finish=FinishReason.STOP, error=None, messages=(), pieces=("x",), facts=facts)
+    (span,) = collected.all
+    told = {name: value for name, value in attributes(span).items() if name.startswith(("tenuto.kv", "tenuto.lease"))}
+    assert told == {
+        "tenuto.kv.cached_tokens.device": 16,
+        "tenuto.kv.cached_tokens.host": 32,
+        "tenuto.kv.recomputed_tokens": 16,
+        "tenuto.kv.evicted_by": "expired",
+        "tenuto.lease.ttl_s": 4.0,
+        "tenuto.lease.tier": "host",
+        "tenuto.lease.outcome": "expired",
+    }
+    assert span_faults(span.name, attributes(span)) == []
