@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from engine.clock import Clock
@@ -16,6 +15,7 @@ from engine.history import Chain, History
 from engine.intake import Intake, Prepared, check_key
 from engine.kv.cache import BlockCache, CopyKind
 from engine.kv.prefix import Digest, extend_chain
+from engine.outputs import Delivery, Output, Request
 from engine.protocol import (
     Capabilities,
     EngineError,
@@ -36,7 +36,6 @@ from engine.protocol import (
     RetentionSupport,
     Tier,
     TokenChunk,
-    TokenLogprob,
     Usage,
 )
 from engine.scheduler import Result, Scheduler, Step
@@ -45,10 +44,7 @@ from engine.speculation import Speculator
 
 if TYPE_CHECKING:
     from engine.lora import AdapterPool
-    from engine.text import TextCodec, TextStream
-
-Delivery = tuple[str, TokenChunk | EngineError]
-"""A request's id and what it gets: a chunk, or the error that ends it."""
+    from engine.text import TextCodec
 
 _MEMORY = 0.9
 """Weight of the past in running means: of prefill speed, and of output lengths."""
@@ -74,34 +70,6 @@ class Runner(Protocol):
     def wipe(self, blocks: Seq[int]) -> None:
         """Overwrite device blocks whose contents may be NaN."""
         ...
-
-
-@dataclass(slots=True)
-class _Request:
-    """A live request: what was asked, when what happened (seconds on the clock), and its outputs that have not ended.
-
-    `ended` collects the outputs of which only the best will be told.
-    """
-
-    asked: GenerateRequest
-    text: str
-    arrived_s: float
-    calls: list[_Call] = field(default_factory=list)
-    started_s: float | None = None
-    ended: list[tuple[float, list[TokenChunk]]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Call:
-    """One output of a request: its sequence and its text so far. `chunks` wait until the best output is known."""
-
-    request: _Request
-    sequence: Sequence
-    text: TextStream
-    index: int = 0
-    first_token_s: float | None = None
-    queued: bool = False
-    chunks: list[TokenChunk] = field(default_factory=list)
 
 
 class LocalEngine:
@@ -155,8 +123,8 @@ class LocalEngine:
             queue_limit=config.queue_limit,
         )
         self._expected: dict[str, GenerateRequest] = {}
-        self._requests: dict[str, _Request] = {}
-        self._calls: dict[str, _Call] = {}
+        self._requests: dict[str, Request] = {}
+        self._outputs: dict[str, Output] = {}
         self._outbox: list[Delivery] = []
         self._output_tokens = 0.0
         self._began_s = 0.0
@@ -210,7 +178,7 @@ class LocalEngine:
         asked, prompt = prepared.request, prepared.prompt
         if self._expected.get(asked.id) is not expected:
             return
-        request = _Request(asked, prepared.text, self._clock.now())
+        request = Request(asked, prepared.text, self._clock.now())
         most = min(asked.sampling.max_tokens, self.model.context_tokens - len(prompt))
         for index, matcher in enumerate(prepared.matchers):
             sequence = Sequence(
@@ -226,8 +194,8 @@ class LocalEngine:
                 continues=asked.continues,
                 adapter=prepared.adapter,
             )
-            request.calls.append(_Call(request, sequence, self._codec.stream(asked.sampling.stop), index))
-        first = request.calls[0]
+            request.outputs.append(Output(request, sequence, self._codec.stream(asked.sampling.stop), index))
+        first = request.outputs[0]
         sequence = first.sequence
         sequence.hashes, sequence.tail, sequence.path = prepared.hashes, prepared.tail, prepared.path
         try:
@@ -244,8 +212,8 @@ class LocalEngine:
             usage = Usage(0, 0, 0, 0.0, 0.0, 0.0)
             self._outbox.append((request, TokenChunk("", (), FinishReason.ABORTED, usage)))
         elif request in self._requests:
-            for call in list(self._requests[request].calls):
-                self._finish(call, FinishReason.ABORTED, call.text.flush(), ())
+            for output in list(self._requests[request].outputs):
+                self._finish(output, FinishReason.ABORTED, output.text.flush(), ())
 
     def reprioritize(self, program: str, key: PriorityKey) -> None:
         check_key(key)
@@ -269,8 +237,8 @@ class LocalEngine:
             extend_chain(digests, lease.token_ids, lease.salt)
         elif chain is not None:
             path, digests = chain.path, chain.digests()
-        elif lease.request in self._calls:
-            sequence = self._calls[lease.request].sequence
+        elif lease.request in self._outputs:
+            sequence = self._outputs[lease.request].sequence
             digests = sequence.hash_blocks()[: sequence.computed // BLOCK_TOKENS]
         if lease.tokens and lease.tokens // BLOCK_TOKENS < len(digests):
             digests = digests[: lease.tokens // BLOCK_TOKENS]
@@ -337,7 +305,7 @@ class LocalEngine:
         step = self._scheduler.schedule()
         step.copies, self._cache.copies = self._cache.copies, []
         for piece in step.pieces:
-            request = self._calls[piece.sequence.id].request
+            request = self._outputs[piece.sequence.id].request
             if request.started_s is None:
                 request.started_s = self._began_s
         return step
@@ -352,9 +320,9 @@ class LocalEngine:
             if self._speculator is not None:
                 self._speculator.learn(step, results, ended_s - self._began_s)
             for sequence, result in zip(step.sampled, results, strict=True):
-                call = self._calls.get(sequence.id)
-                if call is not None:
-                    self._deliver(call, result, ended_s)
+                output = self._outputs.get(sequence.id)
+                if output is not None:
+                    self._deliver(output, result, ended_s)
             self._learn(step, ended_s - self._began_s)
         deliveries, self._outbox = self._outbox, []
         return deliveries
@@ -362,8 +330,8 @@ class LocalEngine:
     def check(self) -> None:
         """Raise AssertionError unless all bookkeeping agrees."""
         self._scheduler.check()
-        assert {id(call) for r in self._requests.values() for call in r.calls if call.queued} == {
-            id(call) for call in self._calls.values()
+        assert {id(output) for r in self._requests.values() for output in r.outputs if output.queued} == {
+            id(output) for output in self._outputs.values()
         }, "an output without a request"
 
     # one step's results
@@ -378,9 +346,9 @@ class LocalEngine:
             self._distrust(step)
             sampled = {sequence.id for sequence in step.sampled}
             for sequence in step.sequences:
-                call = self._calls.get(sequence.id)
-                if call is not None and sequence.id not in sampled:
-                    self._fail(call, fault)
+                output = self._outputs.get(sequence.id)
+                if output is not None and sequence.id not in sampled:
+                    self._fail(output, fault)
             return [fault for _ in step.sampled]
 
     def _distrust(self, step: Step) -> None:
@@ -393,126 +361,63 @@ class LocalEngine:
             if store is self._cache.device:
                 self._scheduler.restart(set(targets), step.sequences)
 
-    def _deliver(self, call: _Call, result: Result, now_s: float) -> None:
+    def _deliver(self, output: Output, result: Result, now_s: float) -> None:
         """Turn an output's next tokens into a chunk, and end the output if one is its last."""
         if isinstance(result, Exception):
-            self._fail(call, result if isinstance(result, EngineError) else EngineError(repr(result)))
+            self._fail(output, result if isinstance(result, EngineError) else EngineError(repr(result)))
             return
-        self._note_first(call, now_s)
+        self._note_first(output, now_s)
         tokens = (result,) if isinstance(result, int) else result
         text = ""
         for count, token in enumerate(tokens, 1):
             try:
-                finish, piece = self._take(call, token, len(tokens) - count)
+                finish, piece = output.take(token, len(tokens) - count, self._eos_ids)
             except EngineError as error:
-                self._fail(call, error)
+                self._fail(output, error)
                 return
             text += piece
             if finish is not None:
-                self._cut(call.sequence, len(tokens) - count)
-                self._finish(call, finish, text, tokens[:count])
+                output.cut(len(tokens) - count)
+                self._finish(output, finish, text, tokens[:count])
                 return
-        self._emit(call, TokenChunk(text, tokens, index=call.index, logprobs=self._logprobs(call, tokens)))
+        logprobs = output.logprobs(tokens, self._codec)
+        self._emit(output, TokenChunk(text, tokens, index=output.index, logprobs=logprobs))
 
-    def _take(self, call: _Call, token: int, later: int) -> tuple[FinishReason | None, str]:
-        """One token of an output, which `later` others follow: whether it ends it, and its text."""
-        sequence, matcher = call.sequence, call.sequence.matcher
-        if token in self._eos_ids and (matcher is not None or not sequence.sampling.ignore_eos):
-            return FinishReason.STOP, call.text.flush()
-        text = call.text.push(token)
-        if matcher is not None:
-            matcher.accept(token)
-        if call.text.stopped:
-            return FinishReason.STOP, text
-        if matcher is not None and matcher.written:
-            return FinishReason.TOOL_CALL, text + call.text.flush()
-        if matcher is not None and matcher.complete:
-            return FinishReason.STOP, text + call.text.flush()
-        if sequence.generated - later >= sequence.max_tokens:
-            return FinishReason.LENGTH, text + call.text.flush()
-        return None, text
-
-    def _logprobs(self, call: _Call, tokens: tuple[int, ...]) -> tuple[TokenLogprob, ...]:
-        """What the sampler noted of `tokens`, if it was asked to and the request wants it; the notes are used up."""
-        scores, call.sequence.scores = call.sequence.scores, []
-        if call.request.asked.sampling.logprobs < 0 or not scores:
-            return ()
-        spell = self._codec.spell
-        out = []
-        for token, (logprob, top) in zip(tokens, scores, strict=False):
-            best = tuple(TokenLogprob(other, spell((other,)), value) for other, value in top)
-            out.append(TokenLogprob(token, spell((token,)), logprob, best))
-        return tuple(out)
-
-    @staticmethod
-    def _cut(sequence: Sequence, surplus: int) -> None:
-        """Forget accepted tokens beyond the last one of an output."""
-        if surplus:
-            sequence.logprob -= sum(logprob for logprob, _ in sequence.scores[-surplus:])
-            sequence.tokens = sequence.tokens[: len(sequence.tokens) - surplus]
-            sequence.computed = min(sequence.computed, len(sequence.tokens))
-            del sequence.hashes[len(sequence.tokens) // BLOCK_TOKENS :]
-
-    def _note_first(self, call: _Call, now_s: float) -> None:
+    def _note_first(self, output: Output, now_s: float) -> None:
         """With its first output's first token a request's prompt is computed, and its other outputs begin."""
-        if call.first_token_s is None:
-            call.first_token_s = now_s
-            if len(call.request.calls) > 1 and not call.index:
-                self._fork(call)
+        if output.first_token_s is None:
+            output.first_token_s = now_s
+            if len(output.request.outputs) > 1 and not output.index:
+                self._fork(output)
 
-    def _fork(self, first: _Call) -> None:
+    def _fork(self, first: Output) -> None:
         """The prompt of several outputs is computed: the others go on from its blocks, a copy of the partial one."""
         source = first.sequence
         tokens, table = source.prompt_tokens, source.table
         digest = self._scheduler.tables.publish_tail(source)
         path = self._cache.device.path(table[: (tokens - 1) // BLOCK_TOKENS])
-        for call in first.request.calls[1:]:
-            sequence = call.sequence
+        for output in first.request.outputs[1:]:
+            sequence = output.sequence
             sequence.hashes, sequence.path = source.hashes[: tokens // BLOCK_TOKENS], path
             sequence.tail = None if digest is None else (digest, tokens)
-            self._queue(call, forked=True)
+            self._queue(output, forked=True)
 
-    def _queue(self, call: _Call, *, forked: bool = False) -> None:
-        self._scheduler.add(call.sequence, forked=forked)
-        self._calls[call.sequence.id] = call
-        call.queued = True
+    def _queue(self, output: Output, *, forked: bool = False) -> None:
+        self._scheduler.add(output.sequence, forked=forked)
+        self._outputs[output.sequence.id] = output
+        output.queued = True
 
-    def _emit(self, call: _Call, chunk: TokenChunk) -> None:
+    def _emit(self, output: Output, chunk: TokenChunk) -> None:
         """Send a chunk, or keep it until it is known whether its output is among the best."""
-        request = call.request
-        asked = request.asked
-        if asked.best_of <= asked.n:
-            self._outbox.append((asked.id, chunk))
-            return
-        call.chunks.append(chunk)
-        if chunk.finish is None:
-            return
-        score = -math.inf if chunk.finish is FinishReason.ABORTED else call.sequence.mean_logprob
-        request.ended.append((score, call.chunks))
-        if len(request.ended) == asked.best_of:
-            request.ended.sort(key=lambda scored: -scored[0])
-            for index, (_, chunks) in enumerate(request.ended[: asked.n]):
-                self._outbox += [(asked.id, replace(chunk, index=index)) for chunk in chunks]
+        self._outbox += output.request.told(output, chunk)
 
-    def _finish(self, call: _Call, finish: FinishReason, text: str, token_ids: tuple[int, ...]) -> None:
+    def _finish(self, output: Output, finish: FinishReason, text: str, token_ids: tuple[int, ...]) -> None:
         """End an output, and its request with the last of them."""
-        sequence, request, now_s = call.sequence, call.request, self._clock.now()
-        started_s = now_s if request.started_s is None else request.started_s
-        first_s = now_s if call.first_token_s is None else call.first_token_s
-        usage = Usage(
-            prompt_tokens=sequence.prompt_tokens,
-            cached_tokens=sequence.cached_tokens,
-            output_tokens=sequence.generated,
-            queue_s=started_s - request.arrived_s,
-            prefill_s=first_s - started_s,
-            decode_s=now_s - first_s,
-            preemptions=sequence.preemptions,
-            recomputed_tokens=sequence.recomputed_tokens,
-            host_tokens=min(sequence.cached_tokens, (sequence.adopted - sequence.shared) * BLOCK_TOKENS),
-        )
-        self._emit(call, TokenChunk(text, token_ids, finish, usage, call.index, self._logprobs(call, token_ids)))
-        chain = self._chain(call) if call.queued and not call.index else None
-        self._close(call)
+        sequence, request = output.sequence, output.request
+        usage, logprobs = output.usage(self._clock.now()), output.logprobs(token_ids, self._codec)
+        self._emit(output, TokenChunk(text, token_ids, finish, usage, output.index, logprobs))
+        chain = self._chain(output) if output.queued and not output.index else None
+        self._close(output)
         if chain is not None:
             self._history.add(chain)
         if finish is FinishReason.ABORTED:
@@ -525,9 +430,9 @@ class LocalEngine:
             lease = Lease(chain.request, sequence.program, (), request.asked.hold_s, rank=rank, request=chain.request)
             self._cache.leases.grant(lease, chain.digests(), chain.path)
 
-    def _chain(self, call: _Call) -> Chain:
+    def _chain(self, output: Output) -> Chain:
         """What an ending output leaves to those who continue or lease it."""
-        sequence, device = call.sequence, self._cache.device
+        sequence, device = output.sequence, self._cache.device
         full = sequence.computed // BLOCK_TOKENS
         tail = self._scheduler.tables.publish_tail(sequence) if sequence.table else None
         return Chain(
@@ -537,31 +442,31 @@ class LocalEngine:
             sequence.prompt_tokens,
             sequence.computed,
             sequence.hash_blocks(),
-            call.request.text,
+            output.request.text,
             tail if sequence.computed % BLOCK_TOKENS else None,
             device.path(sequence.table[:full]),
         )
 
-    def _fail(self, call: _Call, error: EngineError) -> None:
+    def _fail(self, output: Output, error: EngineError) -> None:
         """End a request with an error; nothing that its faulty output computed is used again."""
-        table = list(call.sequence.table)
-        self._scheduler.tables.forget(call.sequence)
-        self._scheduler.end(call.sequence, keep=False)
-        self._outbox.append((call.request.asked.id, error))
-        for other in list(call.request.calls):
+        table = list(output.sequence.table)
+        self._scheduler.tables.forget(output.sequence)
+        self._scheduler.end(output.sequence, keep=False)
+        self._outbox.append((output.request.asked.id, error))
+        for other in list(output.request.outputs):
             self._close(other)
         self._runner.wipe([block for block in table if self._cache.device.pool.is_free(block)])
 
-    def _close(self, call: _Call) -> None:
-        request = call.request
-        request.calls.remove(call)
-        if call.queued:
-            self._end(call.sequence)
-        if not request.calls:
+    def _close(self, output: Output) -> None:
+        request = output.request
+        request.outputs.remove(output)
+        if output.queued:
+            self._end(output.sequence)
+        if not request.outputs:
             del self._requests[request.asked.id]
 
     def _end(self, sequence: Sequence) -> None:
-        del self._calls[sequence.id]
+        del self._outputs[sequence.id]
         self._scheduler.end(sequence)
         if self._speculator is not None:
             self._speculator.forget(sequence.id)
@@ -572,7 +477,9 @@ class LocalEngine:
         if self._step_credit < 1.0 or not step.sequences:
             return
         self._step_credit -= 1.0
-        asked = (self._calls[sequence.id].request.asked for sequence in step.sequences if sequence.id in self._calls)
+        asked = (
+            self._outputs[sequence.id].request.asked for sequence in step.sequences if sequence.id in self._outputs
+        )
         named = tuple(dict.fromkeys(request.traceparent for request in asked if request.traceparent is not None))
         told = EngineStep(seconds, len(step.decodes), step.tokens - len(step.decodes), named)
         self._step_events.append(EngineEvent(EngineEventKind.STEP, "", 0, step=told))

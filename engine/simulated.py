@@ -20,7 +20,8 @@ from engine.history import Chain
 from engine.intake import Prepared, check_key, check_request, check_sampling
 from engine.kv.cache import CopyKind, Path
 from engine.kv.prefix import Digest
-from engine.local import Delivery, LocalEngine, _Call
+from engine.local import LocalEngine
+from engine.outputs import Delivery, Output
 from engine.protocol import (
     Capabilities,
     ChatMessage,
@@ -122,7 +123,7 @@ class SimulatedCore(LocalEngine):
             path = self._cache.device.path(path.blocks[:blocks]) if still else None
         return chain.hashes[:blocks], tail, path
 
-    def _chain(self, call: _Call) -> Chain:
+    def _chain(self, call: Output) -> Chain:
         self._latest[call.sequence.program] = call.sequence.id
         return super()._chain(call)
 
@@ -182,7 +183,7 @@ class SimulatedCore(LocalEngine):
         self._scheduler.advance(step, (0,) * len(sampled))
         if step.pieces:
             for sequence in sampled[len(decodes) :]:
-                call = self._calls.get(sequence.id)
+                call = self._outputs.get(sequence.id)
                 if call is not None:
                     self._deliver(call, 0, now_s)
             self._learn(step, now_s - self._began_s)
@@ -198,7 +199,7 @@ class SimulatedCore(LocalEngine):
             tokens = cast("StreamTokens", sequence.tokens)
             generated = tokens.size - sequence.prompt_tokens
             if made >= STREAM_TOKENS or generated >= tokens.output or generated >= sequence.max_tokens:
-                call = self._calls.get(sequence.id)
+                call = self._outputs.get(sequence.id)
                 if call is not None:
                     self._hand_over(call, tokens)
 
@@ -211,7 +212,7 @@ class SimulatedCore(LocalEngine):
         drawn = (params.seed, params.temperature) if params.temperature else ()
         return hash((prefix, sequence.generated, drawn)) % StreamCodec.vocab_size
 
-    def _deliver(self, call: _Call, result: Result, now_s: float) -> None:
+    def _deliver(self, call: Output, result: Result, now_s: float) -> None:
         sequence = call.sequence
         tokens = sequence.tokens
         if not isinstance(tokens, StreamTokens):
@@ -222,7 +223,7 @@ class SimulatedCore(LocalEngine):
         if untold >= STREAM_TOKENS or sequence.generated >= min(tokens.output, sequence.max_tokens):
             self._hand_over(call, tokens)
 
-    def _hand_over(self, call: _Call, tokens: StreamTokens) -> None:
+    def _hand_over(self, call: Output, tokens: StreamTokens) -> None:
         """Tell of the tokens made since the last time; the output ends if they were its last."""
         sequence = call.sequence
         made = (0,) * self._untold.pop(sequence.id)

@@ -185,7 +185,7 @@ def test_a_grammar_that_grows_too_complex_fails_its_request_only(engine: LocalEn
     )
     engine.submit(first)
     engine.submit(second)
-    matcher = engine._calls["first"].sequence.matcher
+    matcher = engine._outputs["first"].sequence.matcher
     assert matcher is not None
     matcher._state.consume_token(engine._codec.encode("9")[0])  # what a limit of the parser leaves behind
     results: dict[str, Result] = {}
