@@ -6,12 +6,13 @@ const MEANINGS = {
 };
 const EVERY_MS = 2000;
 const $ = (id) => document.getElementById(id);
-const seconds = (s) => (s < 10 ? s.toFixed(2) : s.toFixed(1));
+const seconds = (s) => s.toFixed(s === 0 || s >= 10 ? 1 : s >= 1 ? 2 : s >= 0.1 ? 3 : 4);
 const count = (n) => Number(n).toLocaleString("en");
 
 let chosen = null;
 let follower = null;
 let drawn = "";
+let unfinished = false;
 
 class NoKey extends Error {}
 
@@ -101,10 +102,11 @@ async function show(id) {
   const same = JSON.stringify(timeline);
   if (id !== chosen || same === drawn) return;
   drawn = same;
+  unfinished = timeline.status === "running";
   $("program").hidden = false;
   $("program-h").textContent = `Program ${id}`;
   $("about").textContent = `${timeline.workflow}: ${timeline.status}, ${seconds(timeline.seconds)} s, ` +
-    `${timeline.calls.length} calls. Its end waited for: ` +
+    `${timeline.calls.length} calls. ${unfinished ? "So far it" : "Its end"} waited for: ` +
     (Object.entries(timeline.causes).map(([cause, s]) => `${cause} ${seconds(s)} s`).join(", ") || "nothing");
   $("legend").replaceChildren(...Object.entries(MEANINGS).map(([cause, meaning]) => make("li", {},
     make("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" }, make("rect", { width: 10, height: 10, class: cause })),
@@ -113,11 +115,11 @@ async function show(id) {
   $("gantt").replaceChildren(gantt(timeline, shown));
   $("graph").replaceChildren(graph(timeline, shown));
   fill("calls", shown.map((call) => make("tr", {},
-    cell(call.id), cell(call.state, call.state), number(count(call.prompt_tokens)), number(count(call.cached_tokens)),
-    number(count(call.output_tokens)), number(seconds(spent(call))), cell(answered(id, call)))));
+    cell(named(call)), cell(call.state, call.state), number(count(call.prompt_tokens)), number(count(call.cached_tokens)),
+    number(count(call.output_tokens)), number(seconds(spent(lived(timeline, call)))), cell(answered(id, call)))));
 }
 
-const spent = (call) => call.spans.reduce((sum, span) => sum + span.end_s - span.start_s, 0);
+const spent = (spans) => spans.reduce((sum, span) => sum + span.end_s - span.start_s, 0);
 
 function answered(program, call) {
   if (!call.cache) return call.kind === "llm" ? "engine" : "tool";
@@ -136,8 +138,17 @@ async function report(program, call) {
   $("told").textContent = answer.ok ? `Entry ${body.entry} is in quarantine: it is served no more.` : body.detail;
 }
 
+const named = (call) => call.stage && !call.id.startsWith(call.stage) ? `${call.id} ${call.stage}` : call.id;
+
+// What a call has done, and what it does now: that is known of the calls that the end waits for.
+function lived(timeline, call) {
+  const last = call.spans.at(-1)?.end_s ?? 0;
+  const now = timeline.path.filter((step) => step.call === call.id && step.cause && step.end_s > last);
+  return [...call.spans, ...now.map((step) => ({ ...step, start_s: Math.max(last, step.start_s) }))];
+}
+
 function gantt(timeline, calls) {
-  const left = 150, width = 900, row = 20, height = calls.length * row + 24;
+  const left = 170, width = 900, row = 20, height = calls.length * row + 24;
   const end = Math.max(timeline.seconds, 1e-6);
   const x = (s) => left + (width - left - 10) * s / end;
   const critical = new Set(timeline.critical_path);
@@ -150,8 +161,8 @@ function gantt(timeline, calls) {
   }
   calls.forEach((call, index) => {
     const y = 20 + index * row;
-    svg.append(make("text", { x: 4, y: y + 14 }, (critical.has(call.id) ? "▸ " : "") + short(call.id, 22)));
-    for (const span of call.spans) {
+    svg.append(make("text", { x: 4, y: y + 14 }, (critical.has(call.id) ? "▸ " : "") + short(named(call), 24)));
+    for (const span of lived(timeline, call)) {
       svg.append(make("rect", { x: x(span.start_s), y: y + 3, width: Math.max(1, x(span.end_s) - x(span.start_s)),
         height: row - 6, class: span.cause },
         make("title", {}, `${call.id}: ${span.cause} ${seconds(span.end_s - span.start_s)} s`)));
@@ -189,7 +200,7 @@ function graph(timeline, calls) {
     svg.append(make("g", {}, make("title", {}, `${call.id}, ${call.kind}, ${call.state}`),
       make("rect", { x, y, width: 150, height: 32, rx: call.kind === "llm" ? 3 : 16,
         class: critical.has(call.id) ? "box critical" : "box" }),
-      make("text", { x: x + 75, y: y + 20, "text-anchor": "middle" }, short(call.id, 20))));
+      make("text", { x: x + 75, y: y + 20, "text-anchor": "middle" }, short(named(call), 20))));
   }
   return svg;
 }
@@ -243,8 +254,9 @@ async function cache() {
   $("cache-about").textContent = `${stats.mode}: ${count(stats.entries)} entries in ${count(stats.partitions)} partitions, ` +
     `${count(stats.bytes)} bytes${stats.semantic ? "" : `; equal calls only: ${stats.why_not_semantic}`}. ` +
     "A bad hit is reported from its program's list of calls.";
-  fill("cache", stats.categories.map((one) => make("tr", {}, cell(one.category), number(count(one.lookups)),
-    number(count(one.exact_hits + one.semantic_hits + one.flight_hits)), number(`${(100 * one.hit_rate).toFixed(1)} %`),
+  const used = stats.categories.filter((one) => one.lookups || one.entries);
+  fill("cache", used.sort((a, b) => b.lookups - a.lookups).map((one) => make("tr", {}, cell(one.category), number(count(one.lookups)),
+    number(`${count(one.exact_hits + one.semantic_hits + one.flight_hits)} (${(100 * one.hit_rate).toFixed(1)} %)`),
     number(`${one.false_hits} / ${one.judged_hits}`), number(one.threshold > 1 ? "never" : one.threshold.toFixed(3)),
     number(count(one.entries)), number(seconds(one.saved_s)))));
 }
@@ -269,6 +281,7 @@ async function refresh() {
     $("main").hidden = false;
     $("forget").hidden = sessionStorage.getItem("key") === null;
     $("state").textContent = `${running} running`;
+    if (chosen && unfinished && !$("calls").contains(document.activeElement)) await show(chosen);
   } catch (fault) {
     failed(fault);
   }

@@ -59,7 +59,7 @@ def test_the_sdk_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_the_example_for_openais_clients_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = module_of(blocks("docs/http.md"), tmp_path, "http_page", monkeypatch)
     call = '{"name": "population", "arguments": {"city": "Paris"}}'
-    async with stock([call, "two million"], model="bundled") as served:
+    async with stock([call, "two million"], model="geo-sql") as served:
         assert await page.ask(served.openai, "How many people live in Paris?") == "two million"
         (program,) = (await served.client.get("/v1/programs")).json["data"]
         assert (program["status"], program["calls"]) == ("succeeded", 3)
