@@ -22,6 +22,7 @@ _TOKEN = re.compile(
     r"|(?P<sign>[$€£¥%])|(?P<operator>[<>=!]=?|[+*/^&|~]|(?<=\s)-(?=\s))|(?P<stop>[.?!:;\n])"
 )
 _IDENTIFIER = re.compile(r"_|[a-z0-9][A-Z]|\w\.\w|[^\W\d]\d|\d[^\W\d]|\(\)$")
+_ABBREVIATED = 3  # characters: k, mn, mio; longer multipliers are numbers by themselves
 _SUFFIXES = ("s", "n", "an", "ian", "ese", "ish", "i", "es")
 
 
@@ -162,6 +163,8 @@ class _Reader:
         self._close_number("")
         if word in lexicon.NUMBER_WORDS:
             self._pending = lexicon.NUMBER_WORDS[word]
+        elif word in lexicon.MULTIPLIERS and len(word) > _ABBREVIATED:  # a million
+            self._pending = lexicon.MULTIPLIERS[word]
         elif word in lexicon.DATE_WORDS:
             self.dates.add(lexicon.DATE_WORDS[word])
             self._role(lexicon.DATE_WORDS[word], named=True)

@@ -19,6 +19,8 @@ def differs(a: str, b: str, guards: frozenset[Guard] = LEXICAL) -> str | None:
     ("a", "b", "guard"),
     [
         ("cities over 5 million people", "cities over 7 million people", "numbers"),
+        ("cities with over a million people", "cities with over a thousand people", "numbers"),
+        ("a hundred dollars", "200 dollars", "numbers"),
         ("orders above 1,000 euros", "orders above 10,000 euros", "numbers"),
         ("a run of 5 km", "a run of 5 miles", "numbers"),
         ("raise by 5%", "raise by 5 points", "numbers"),
@@ -58,6 +60,8 @@ def test_swaps_are_kept_apart(a: str, b: str, guard: str) -> None:
     ("a", "b"),
     [
         ("cities with more than 5 million people", "cities over 5,000,000 people"),
+        ("cities with more than a million people", "cities with over 1,000,000 people"),
+        ("one million people", "a million people"),
         ("it costs $5", "it costs 5 dollars"),
         ("set an alarm for 5 pm", "set an alarm for 5pm"),
         ("What's the capital of Mongolia?", "Mongolia's capital, please"),
