@@ -31,7 +31,7 @@ from benchmarks.common import ROOT, Figure, conditions, finish, parser
 from examples.rag import answers, library
 from examples.rag.answers import Answer, Search, Shown
 from examples.rag.corpus import Fact, World, render
-from examples.rag.demo import MODEL
+from examples.rag.demo import ENGINE, MODEL
 from examples.rag.program import answer, plan, quote
 from tenuto import AsyncClient, Var, local, workflow
 
@@ -98,18 +98,27 @@ def quote_alone(search: str, passage: str, normal: str, grammar: str) -> Var[str
     return quote.options(grammar=grammar)(search, passage, normal)
 
 
+def searches_of(question: str, written: str) -> list[Search]:
+    """The searches of a plan that a model wrote."""
+    index = library.index()
+    return answers.planned(answers.read(question, index.titles, index.vocabulary), written, index.titles)
+
+
 def shown_for(search: Search) -> list[Shown]:
     """The tools of the program, called as plain functions."""
     index = library.index()
-    hits = index.fuse(search.names, [index.keyword(search.said), index.vector(search.said)])
-    return [answers.show(search, index.passages[hit.passage]) for hit in hits]
+    return answers.rerank(search, index, [index.keyword(search.said), index.vector(search.said)])
+
+
+async def planned_alone(question: str) -> list[Search]:
+    index = library.index()
+    read = answers.read(question, index.titles, index.vocabulary)
+    return answers.planned(read, await plan_alone.arun(question, read.normal), index.titles)
 
 
 async def sequential(question: str) -> Answer:
     """One call after the other."""
-    index = library.index()
-    read = answers.read(question, index.titles, index.vocabulary)
-    searches = answers.planned(read, await plan_alone.arun(read.text, read.normal), index.titles)
+    searches = await planned_alone(question)
     shown = [shown_for(search) for search in searches]
     quotes = []
     for search, passages in zip(searches, shown, strict=True):
@@ -119,9 +128,7 @@ async def sequential(question: str) -> Answer:
 
 async def by_hand(question: str) -> Answer:
     """What can run side by side is gathered."""
-    index = library.index()
-    read = answers.read(question, index.titles, index.vocabulary)
-    searches = answers.planned(read, await plan_alone.arun(read.text, read.normal), index.titles)
+    searches = await planned_alone(question)
     shown = await asyncio.gather(*(asyncio.to_thread(shown_for, search) for search in searches))
     quotes = await asyncio.gather(
         *(
@@ -167,9 +174,12 @@ async def quality(client: AsyncClient, asked: Sequence[Asked], gold: Gold) -> tu
         good = all(any(gold.states(fact, *sentence) for sentence in cited) for fact in one.facts)
         right += good
         view = await run.view()
-        names = [call.output for call in view.call_views if call.stage == "rerank"]
-        shown: list[Any] = [(await client.variable(run.id, name)).value for name in names]
-        sentences = {(p["doc"], s) for passages in shown for p in passages for s in p["sentences"]}
+        written = next(
+            str((await client.variable(run.id, c.output)).value) for c in view.call_views if c.stage == "plan"
+        )
+        sentences = {
+            (p.doc, s) for search in searches_of(one.question, written) for p in shown_for(search) for s in p.sentences
+        }
         facts += len(one.facts)
         recalled += sum(any(gold.states(fact, *sentence) for sentence in sentences) for fact in one.facts)
         if not good:
@@ -223,7 +233,10 @@ def main() -> None:
             if not gold.known(fact):
                 raise SystemExit(f"{args.questions}: no document states {fact}: {one.question}")
     library.index()
-    with tempfile.TemporaryDirectory() as folder, local(model=MODEL, journal=Path(folder) / "journal.db") as client:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local(model=MODEL, engine=ENGINE, journal=Path(folder) / "journal.db") as client,
+    ):
         figures, detail = asyncio.run(measure(client.url, asked, gold, args.quick))
     if args.questions == QUESTIONS:
         del detail["wrong"]

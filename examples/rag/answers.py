@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from examples.rag.checks import checked
 from examples.rag.documents import Passage
+from examples.rag.index import Hit, Index
 from examples.rag.prompts import NONE, quote_prompt
 from examples.rag.wording import Titles, align, names_in, normal, restore
 
@@ -118,6 +119,11 @@ def show(search: Search, passage: Passage) -> Shown:
         passage.version,
         bool(passage.lead),
     )
+
+
+def rerank(search: Search, index: Index, lists: Sequence[Sequence[Hit]]) -> list[Shown]:
+    """The best passages of several lists, as a model is asked about them."""
+    return [show(search, index.passages[hit.passage]) for hit in index.fuse(search.names, lists)]
 
 
 def cite(searches: Sequence[Search], shown: Sequence[Sequence[Shown]], quotes: Sequence[Sequence[str]]) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -49,7 +50,7 @@ def index() -> Index:
         made = _made.get(path)
         if made is not None and time.monotonic() - made.looked_s < LOOK_S:
             return made.index
-        now = state(path)
+        now = state(path) if path.is_dir() else ()  # `read_folder` says what is wrong
         if made is None or made.state != now:
             made = _made[path] = _Made(Index(read_folder(path)), now, 0.0)
         made.looked_s = time.monotonic()
@@ -58,5 +59,13 @@ def index() -> Index:
 
 def state(path: Path) -> State:
     """Name, size and time of change of every document."""
-    files = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return tuple(sorted((str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in files))
+    return tuple(sorted((entry.path, (s := entry.stat()).st_size, s.st_mtime_ns) for entry in _documents(path)))
+
+
+def _documents(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Entries, for they are a fifth of the price of paths."""
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from _documents(entry.path)
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield entry
