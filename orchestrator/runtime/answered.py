@@ -22,7 +22,7 @@ from orchestrator.runtime.generation import Generation
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import ReadyCall
-from orchestrator.telemetry import NO_FACTS, Facts
+from orchestrator.telemetry import CONSUMERS, NO_FACTS, Facts
 from orchestrator.tools import CallFailure
 from orchestrator.tools.values import accept_text, encode_json
 from tenuto.wire import LLMCall, TextType
@@ -38,6 +38,8 @@ class Answered:
         self._program = program
         self._run = run
         self._call = call
+        self._model = ""
+        self._asked_at = 0.0
 
     async def generate(self) -> tuple[JsonValue, bytes]:
         """The value and its JSON. Cancelling ends a wait for an equal call, or the generation."""
@@ -67,6 +69,7 @@ class Answered:
             engine, _ = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
         except EngineError:
             return NOTHING  # the generation will say it better
+        self._model, self._asked_at = engine.name, services.clock.wall()
         asked = NOTHING
         with contextlib.suppress(TimeoutError):  # an equal call takes longer than this one may: it goes by itself
             async with asyncio.timeout(call.timeout_s):
@@ -93,7 +96,8 @@ class Answered:
             return None  # an entry that was imported, or a schema that says less than its checker
         self._services.priorities.call_ready(ReadyCall(program.id, call))
         clock = self._services.clock
-        trace = program.trace.llm(call, "cache", run.runs, clock.wall())
+        producers = program.graph.predecessors(call.id) if program.trace.recording else ()
+        trace = program.trace.llm(call, self._model, run.runs, self._asked_at, producers)
         run.cache = cached
         program.start(run)
         text = value if isinstance(value, str) else encoded.decode()
@@ -117,6 +121,7 @@ class Answered:
         if cached is None or not self._program.trace.recording:
             return NO_FACTS
         return Facts(
+            consumers=self._program.graph.successors(self._call.id)[:CONSUMERS],
             cache_verdict=f"hit: {cached.tier}",
             cache_category=cached.category,
             cache_similarity=cached.similarity,

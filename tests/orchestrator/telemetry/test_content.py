@@ -68,7 +68,7 @@ def test_messages_have_the_conventions_shape() -> None:
 
 @pytest.mark.parametrize("capture", [NOTHING, EVENTS, Capture(in_events=True, events=True), Capture(spans=True)])
 async def test_events_tell_of_each_call_and_hold_content_only_if_asked(capture: Capture) -> None:
-    collected, exporter = Collected(), InMemoryLogRecordExporter()
+    collected, exporter = Collected(), InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
     events = LoggerProvider(shutdown_on_exit=False)
     events.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     server = await Server(telemetry=OpenTelemetry(collected.provider, capture=capture, events=events)).start()
