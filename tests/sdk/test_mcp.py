@@ -108,6 +108,6 @@ async def test_a_cancelled_call_cancels_its_program(client: AsyncClient) -> None
 
 
 def test_a_module_is_served_by_its_workflows() -> None:
-    assert [found.name for found in workflows_of(__name__)] == ["count", "total", "waits"]
+    assert [found.name for found in workflows_of(__name__)] == ["count", "total", "waits", "plus"]
     with pytest.raises(DefinitionError, match="no workflows"):
         server([])

@@ -11,7 +11,7 @@ from random import Random
 import httpx2
 import openai
 
-from engine.protocol import Capabilities, FinishReason, GenerateRequest, TokenChunk, TokenLogprob, Usage
+from engine.protocol import Capabilities, FinishReason, GenerateRequest, ModelInfo, TokenChunk, TokenLogprob, Usage
 from orchestrator.app import assemble, create_app
 from orchestrator.config import Settings
 from orchestrator.virtual_time import VirtualClock
@@ -77,7 +77,7 @@ async def stock(
 ) -> AsyncIterator[Stock]:
     """A server in this process, in virtual time."""
     engine = SayingEngine(say if callable(say) else says(*say), word_s)
-    engine.name = model
+    engine.name, engine.model = model, ModelInfo(model, context_tokens=1 << 20, vocab_size=256)
     make = partial(assemble, clock=VirtualClock(), engines=[engine], rng=Random(7))
     app = create_app(settings or Settings(), assemble=make)
     async with app.router.lifespan_context(app):
