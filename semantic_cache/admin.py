@@ -150,13 +150,15 @@ async def _would(
     if reason is not None:
         return f"bypass: {reason}", None
     exact = await finder.exact(request, keys, category, load)
-    if isinstance(exact, EntryRow):
-        return f"hit: exact, entry {exact.id}", None
+    found = None
+    if vector is not None and request.mode != "exact":
+        found = await finder.semantic(request, keys, category, vector, load)
+    if isinstance(exact, EntryRow):  # the neighbours tell why this call was not answered before it had an entry
+        return f"hit: exact, entry {exact.id}", found
     if request.mode == "exact" or request.question is None:
         return f"miss: exact tier only, {exact}", None
-    if vector is None:
+    if found is None:
         return "miss: the question is not embedded", None
-    found = await finder.semantic(request, keys, category, vector, load)
     if found.serves and found.best is not None:
         return f"hit: semantic, entry {found.best.row.id}", found
     return "miss: " + ("below the threshold" if found.best else found.refusal or "nothing near"), found

@@ -56,6 +56,10 @@ async def test_explain_says_why_and_changes_nothing(tmp_path: Path) -> None:
     (candidate,) = told.candidates
     assert (candidate.entry, candidate.question, candidate.verdict) == (entry, "5 a", "0.850 under 0.900")
     assert cache.stats() == before
+    own = await put(cache, ask("7 a", category="guarded"))
+    told = await cache.explain(ask("7 a", category="guarded"))
+    assert told.outcome == f"hit: exact, entry {own}"
+    assert [c.verdict for c in told.candidates] == ["served", "numbers: 7 against 5"], "why it was not answered before"
     await cache.close()
 
 
