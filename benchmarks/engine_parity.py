@@ -25,8 +25,8 @@ from engine.kv.cache import CopyKind
 from engine.loading import load_engine
 from engine.local import LocalEngine
 from engine.protocol import EngineError, FinishReason, GenerateRequest, Grammar, GrammarKind, SamplingParams, Usage
-from engine.scheduler import Step
 from engine.sequence import Sequence
+from engine.step import Step
 from tests.engine.models import FAMILIES, make_adapter, make_model, merged, reference, reference_greedy
 
 VOCAB = 380

@@ -12,7 +12,7 @@ from typing import Protocol
 from engine.kv.cache import CopyKind
 from engine.local import Runner
 from engine.protocol import CorruptedBlock, Tier
-from engine.scheduler import Result, Step
+from engine.step import Result, Step
 
 _TIERS = {
     CopyKind.DEVICE_TO_HOST: (Tier.DEVICE, Tier.HOST),

@@ -21,8 +21,8 @@ from engine.models.decoder import Decoder
 from engine.ops.triton_ops import DeviceBatch
 from engine.protocol import NumericalFault, Tier
 from engine.sampler import is_greedy, sample_step
-from engine.scheduler import Piece, Result, Step
 from engine.sequence import Sequence, blocks_for
+from engine.step import Piece, Result, Step
 
 
 @dataclass(slots=True)

@@ -38,9 +38,10 @@ from engine.protocol import (
     TokenChunk,
     Usage,
 )
-from engine.scheduler import Result, Scheduler, Step
+from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from engine.speculation import Speculator
+from engine.step import Result, Step
 
 if TYPE_CHECKING:
     from engine.lora import AdapterPool

@@ -19,8 +19,8 @@ from engine.models.decoder import Decoder
 from engine.ops.torch_ops import Batch, Extend
 from engine.protocol import Tier
 from engine.sampler import sample_step
-from engine.scheduler import Result, Step
 from engine.sequence import Sequence, blocks_for
+from engine.step import Result, Step
 
 
 class ModelRunner:

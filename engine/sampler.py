@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from engine.protocol import EngineError, InvalidGrammar, NumericalFault, SamplingParams
-from engine.scheduler import Result, Step
 from engine.sequence import Sequence
 from engine.speculation import verify
+from engine.step import Result, Step
 
 _MASK64 = (1 << 64) - 1
 _CANDIDATES = 256

@@ -11,61 +11,21 @@ What costs by the step costs by what changed in it: sequences that merely decode
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
 from operator import attrgetter
 
 from engine.admission import peak_blocks
 from engine.config import BLOCK_TOKENS
 from engine.kv.blocks import blocks_of
-from engine.kv.cache import BlockCache, CopyKind
+from engine.kv.cache import BlockCache
 from engine.protocol import PriorityKey, QueueFull
 from engine.sequence import Sequence, State, blocks_for
+from engine.step import Piece, Result, Step
 from engine.tables import Tables
 from engine.waiting import WaitingQueue
 
-Result = int | tuple[int, ...] | Exception
-"""What a sampled sequence gets from a step: a token, several accepted ones, or the error that ends it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Positions `start` .. `start + count` of one sequence's tokens, the last of them `draft`, if it verifies one."""
-
-    sequence: Sequence
-    start: int
-    count: int
-    draft: tuple[int, ...] = ()
-
-
-@dataclass(slots=True)
-class Step:
-    """One forward pass: sequences that decode their last token, then pieces of prompts and of drafts.
-
-    `sampled` are those that get new tokens, in the order of the results: all decodes, then prompts that end here and
-    drafts. `decodes` is the same list as in the last step if `version` is the same. `copies` are made before the pass.
-    """
-
-    decodes: list[Sequence] = field(default_factory=list)
-    pieces: list[Piece] = field(default_factory=list)
-    sampled: list[Sequence] = field(default_factory=list)
-    version: int = 0
-    copies: list[tuple[CopyKind, list[tuple[int, int]]]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.decodes or self.pieces or self.copies)
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        return self.decodes + [piece.sequence for piece in self.pieces]
-
-    @property
-    def tokens(self) -> int:
-        return len(self.decodes) + sum(piece.count for piece in self.pieces)
-
-
-_is_decoding, _is_stalled = attrgetter("decoding"), attrgetter("stalled")
+_is_stalled = attrgetter("stalled")
 
 
 def _order(sequence: Sequence) -> tuple[PriorityKey, int]:
@@ -99,9 +59,8 @@ class Scheduler:
         self._drafted: list[Sequence] = []
         self._live: dict[str, list[Sequence]] = {}
         self._rows = list(range(max_running - 1, -1, -1))
-        self._arrivals = 0
+        self._arrivals = self._ends = 0
         self.tables = Tables(cache, self._room)
-        self._ends = 0
         self._refused: tuple[tuple[PriorityKey, int], int, int] | None = None
 
     @property
@@ -195,14 +154,12 @@ class Scheduler:
         step.version = self._version
         step.sampled = step.decodes
         if step.pieces:
-            ending = (p.sequence for p in step.pieces if p.draft or p.start + p.count == len(p.sequence.tokens))
-            step.sampled = [*step.decodes, *ending]
+            step.sampled = step.decodes + [piece.sequence for piece in step.pieces if piece.brings_tokens]
         return step
 
     def advance(self, step: Step, results: Seq[Result]) -> None:
         """The step is done: its positions are computed, and `results` go to `step.sampled`."""
-        filled: list[Sequence] = []
-        running = State.RUNNING
+        filled, running = list[Sequence](), State.RUNNING
         for sequence, result in zip(step.decodes, results, strict=False):
             if type(result) is int:
                 if sequence.state is running:
@@ -456,9 +413,7 @@ class Scheduler:
         if self._stale:
             self._stale = False
             self._version += 1
-            self._decodes = list(filter(_is_decoding, self._running))
-            if self._filled:  # some have no memory for their next token
-                self._decodes = [sequence for sequence in self._decodes if not sequence.stalled]
+            self._decodes = [sequence for sequence in self._running if sequence.decoding and not sequence.stalled]
         return self._decodes
 
     # queue and running list
@@ -537,14 +492,7 @@ class Scheduler:
         assert {s.id for s in self._running if not s.decoding} == {s.id for s in self._prefilling}
         rows = [sequence.row for sequence in self._running] + self._rows
         assert sorted(rows) == list(range(self._max_running)), "rows are lost or shared"
-        assert self.tables.owed == sum(s.owed for s in live), "owed blocks are miscounted"
-        for store, tables in (
-            (self.cache.device, [s.table for s in live]),
-            (self.cache.host, [s.saved for s in live]),
-        ):
-            held = Counter(block for table in tables for block in table)
-            assert all(store.pool.refs(block) == count for block, count in held.items()), "references differ"
-            assert store.pool.active == len(held), "a block is active without a sequence"
+        self.tables.check(live)
         for sequence in self._running + self._paused:
             assert not sequence.queued
             assert sequence.computed <= len(sequence.table) * BLOCK_TOKENS, "a table is too short"

@@ -39,8 +39,8 @@ from engine.protocol import (
     PromptTooLong,
     TokenChunk,
 )
-from engine.scheduler import Result, Step
 from engine.sequence import Sequence
+from engine.step import Result, Step
 from engine.streams import PromptBook, StreamCodec, StreamTokens
 
 if TYPE_CHECKING:

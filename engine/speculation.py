@@ -10,8 +10,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from engine.protocol import EngineError
-from engine.scheduler import Result, Step
 from engine.sequence import Sequence
+from engine.step import Result, Step
 
 _GRAMS = (4, 3, 2)
 """A guess needs this many equal tokens before it; the longest match is believed first."""

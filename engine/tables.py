@@ -5,7 +5,8 @@ Knows tokens and blocks, and asks the scheduler for memory when there is none. D
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from engine.config import BLOCK_TOKENS
 from engine.kv.blocks import Blocks, blocks_of
@@ -166,6 +167,18 @@ class Tables:
         blocks = max(blocks, 0)
         self.owed += blocks - sequence.owed
         sequence.owed = blocks
+
+    def check(self, sequences: Iterable[Sequence]) -> None:
+        """Raise AssertionError unless all live `sequences` and nobody else hold what the pools say is held."""
+        live = list(sequences)
+        assert self.owed == sum(s.owed for s in live), "owed blocks are miscounted"
+        for store, tables in (
+            (self._cache.device, [s.table for s in live]),
+            (self._cache.host, [s.saved for s in live]),
+        ):
+            held = Counter(block for table in tables for block in table)
+            assert all(store.pool.refs(block) == count for block, count in held.items()), "references differ"
+            assert store.pool.active == len(held), "a block is active without a sequence"
 
     def _load(self, sequence: Sequence, limit: int) -> None:
         """Bring the next full blocks from the host, if they are there."""

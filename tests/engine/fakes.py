@@ -13,8 +13,8 @@ from engine.config import BLOCK_TOKENS, EngineConfig
 from engine.kv.cache import CopyKind
 from engine.local import LocalEngine
 from engine.protocol import EngineError, ModelInfo, NumericalFault, Tier
-from engine.scheduler import Result, Step
 from engine.sequence import Sequence
+from engine.step import Result, Step
 
 VOCAB = 1000
 POISON = 0

@@ -8,8 +8,9 @@ from engine.clock import ManualClock
 from engine.config import BLOCK_TOKENS
 from engine.kv.cache import BlockCache, CopyKind
 from engine.protocol import QueueFull
-from engine.scheduler import Scheduler, Step
+from engine.scheduler import Scheduler
 from engine.sequence import Sequence, State
+from engine.step import Step
 
 
 def scheduler(blocks: int = 64, budget: int = 64, running: int = 8, queue: int = 100) -> Scheduler:

@@ -19,9 +19,9 @@ from engine.loading import load_engine
 from engine.local import LocalEngine
 from engine.protocol import Grammar, GrammarKind, NumericalFault, SamplingParams
 from engine.sampler import sample, sample_step
-from engine.scheduler import Piece, Step
 from engine.sequence import Sequence
 from engine.speculation import PromptLookup, Speculator, StepCost, verify
+from engine.step import Piece, Step
 from tests.engine.models import reference, reference_greedy
 from tests.engine.serve import request, serve
 
