@@ -9,13 +9,13 @@ from pydantic import JsonValue, TypeAdapter
 
 from dag.values import at_pointer
 from orchestrator.api import bodies, examples
+from orchestrator.api.cache_status import cache_status
 from orchestrator.api.openapi import accepts, problems, returns, streams
 from orchestrator.api.parts import answer, parts_of, principal, tenant
 from orchestrator.api.problems import InvalidRequest
 from orchestrator.api.sse import EventStream, frame, unless_left
 from orchestrator.telemetry import timelines
 from tenuto.wire import (
-    CacheHit,
     Event,
     FieldError,
     GraphExtension,
@@ -217,12 +217,6 @@ def _part(view: VariableView, place: str) -> JsonValue:
     except ValueError as fault:
         error = FieldError(pointer="/query/pointer", message=str(fault), fix="name a part that is there")
         raise InvalidRequest(f"pointer: {fault}", errors=(error,)) from fault
-
-
-def cache_status(hit: CacheHit) -> str:
-    """The `Cache-Status` header (RFC 9211) of an answer that came from the semantic cache."""
-    told = f"{hit.tier}; category={hit.category}; similarity={hit.similarity:.3f}; age={hit.age_s:.0f}"
-    return f'tenuto; hit; detail="{told}; saved={hit.saved_s:.3f}s; tokens={hit.saved_tokens}"'
 
 
 def _encode(event: Event) -> bytes:

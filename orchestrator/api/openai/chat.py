@@ -35,7 +35,6 @@ from orchestrator.api.openai.streaming import Primed
 from orchestrator.api.openai.turns import Ended, Piece, Turn, Turns
 from orchestrator.api.openapi import accepts, openai_errors, returns
 from orchestrator.api.parts import answer, parts_of
-from orchestrator.api.programs import cache_status
 from orchestrator.api.sse import EventStream, unless_left
 from tenuto.wire import AskedCall, CallView, LLMCall, TokenLogprob
 
@@ -60,20 +59,17 @@ async def chat(
     parts = parts_of(request)
     body = bodies.parse(_REQUEST, await bodies.read(request, parts.limits.submission_bytes))
     turn = await parts.turns.begin(asked(request, body, _calls(body), _results(body), traceparent))
-    told = {"x-program-id": turn.program}
     if body.stream:
         frames = Primed(_frames(parts.turns, turn, body))
         await frames.ready()
         stream = EventStream(frames, bytes, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
-        stream.headers.update(told)
+        stream.headers.update(parts.turns.headers(turn))
         return stream
     completion = await unless_left(request, parts.streams, _complete(parts.turns, turn, body))
     if completion is None:
         await parts.turns.leave(turn)
         return Response(status_code=503)
-    if (hit := parts.runtime.call(turn.program, turn.calls[0], tenant=turn.asked.tenant).cache) is not None:
-        told["cache-status"] = cache_status(hit)
-    return answer(completion, headers=told)
+    return answer(completion, headers=parts.turns.headers(turn))
 
 
 # -- requests -----------------------------------------------------------------------------------

@@ -65,18 +65,17 @@ async def respond(
         if item.type == "function_call_output" and item.call_id is not None
     }
     turn = await parts.turns.begin(asked(request, body, (call,), results, traceparent))
-    told = {"x-program-id": turn.program}
     if body.stream:
         frames = Primed(_frames(parts.turns, turn, body))
         await frames.ready()
         stream = EventStream(frames, bytes, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
-        stream.headers.update(told)
+        stream.headers.update(parts.turns.headers(turn))
         return stream
     response = await unless_left(request, parts.streams, _complete(parts.turns, turn, body))
     if response is None:
         await parts.turns.leave(turn)
         return Response(status_code=503)
-    return answer(response, headers=told)
+    return answer(response, headers=parts.turns.headers(turn))
 
 
 # -- requests -----------------------------------------------------------------------------------

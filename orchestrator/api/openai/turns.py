@@ -15,6 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from dag.plan import EmittedCall
+from orchestrator.api.cache_status import cache_status
 from orchestrator.api.openai.errors import GenerationFailed
 from orchestrator.errors import Conflict, NotFound, ProgramEnded
 from orchestrator.limits import Limits
@@ -120,6 +121,11 @@ class Turns:
         self._handed = tools.handed
         self._limits = limits
         self._names: OrderedDict[tuple[str, ...], _Name] = OrderedDict()
+
+    def headers(self, turn: Turn) -> dict[str, str]:
+        """Of the answer, once it has begun: the turn's program, and the semantic cache if that gave it."""
+        hit = self._runtime.call(turn.program, turn.calls[0], tenant=turn.asked.tenant).cache
+        return {"x-program-id": turn.program} | ({} if hit is None else {"cache-status": cache_status(hit)})
 
     # -- beginnings -----------------------------------------------------------------------------
 

@@ -51,6 +51,23 @@ async def hit(server: Server, **call: Any) -> Any:
     return found
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("route", ["chat/completions", "responses"])
+async def test_stock_clients_see_the_header_too(tmp_path: Path, route: str, streamed: bool) -> None:
+    said = [{"role": "user", "content": "hello world"}]
+    body = {"model": "echo", "temperature": 0, "stream": streamed}
+    body["messages" if route == "chat/completions" else "input"] = said
+    async with caching(tmp_path) as server:
+        first = await server.client.post(f"/v1/{route}", body)
+        await settled(server)
+        again = await server.client.post(f"/v1/{route}", body)
+        assert (first.status, again.status) == (200, 200)
+        assert "cache-status" not in first.headers
+        assert again.headers["cache-status"].startswith("tenuto; hit")
+        assert again.headers["x-program-id"] != first.headers["x-program-id"]
+        assert server.engine.served == 1
+
+
 async def test_a_hit_says_so_in_a_header_and_in_the_program(tmp_path: Path) -> None:
     async with caching(tmp_path) as server:
         first = await answered(server.client)
