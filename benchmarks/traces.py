@@ -27,6 +27,7 @@ import gc
 import random
 import statistics
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -66,8 +67,8 @@ GOALS = {
 AT_ONCE = 8
 """Programs that run at the same time."""
 
-_tools_seen: list[tuple[int, int]] = []
-"""(trace id, span id) current in each tool that ran."""
+_tools_seen: dict[int, int] = {}
+"""Trace ids by the span ids that were current in the tools that ran."""
 
 
 @llm(max_tokens=6, cache="off")
@@ -78,7 +79,7 @@ def write(first: str, second: str) -> str:
 @tool(effects="read", share=False)
 def join(first: str, second: str) -> str:
     context = trace.get_current_span().get_span_context()
-    _tools_seen.append((context.trace_id, context.span_id))
+    _tools_seen[context.span_id] = context.trace_id
     return f"{first[:20]} {second[:20]}"
 
 
@@ -180,9 +181,9 @@ def call_shares(timeline: Timeline, events: Sequence[Event]) -> list[float]:
     ended = {e.call: e.at_s for e in events if e.kind is EventKind.CALL_ENDED}
     shares = []
     for call in timeline.calls:
-        wall_s = ended[call.id] - ready[call.id]
-        told_s = sum(span.end_s - span.start_s for span in call.spans if span.cause != "client")
-        shares.append(min(1.0, told_s / wall_s) if wall_s > 0 else 1.0)
+        began_s, ended_s = ready[call.id], ended[call.id]
+        told_s = sum(max(0.0, min(span.end_s, ended_s) - max(span.start_s, began_s)) for span in call.spans)
+        shares.append(told_s / (ended_s - began_s) if ended_s > began_s else 1.0)
     return shares
 
 
@@ -206,8 +207,12 @@ async def whole(settings: Settings, seeds: Sequence[int]) -> tuple[dict[str, flo
         for point in metric.data.data_points:
             buckets = point.explicit_bounds if isinstance(point, HistogramDataPoint) else ()
             faults += metric_faults(metric.name, metric.unit or "", dict(point.attributes or {}), buckets)
-    single = [one_trace(t, theirs, spans, requests) for t, _ in ran]
-    trees = [tree(t, edges(random_program.graph(s)), spans) for (t, _), s in zip(ran, seeds, strict=True)]
+    made, opened = by_program(spans), by_program(theirs)
+    heard: dict[str, list[GenerateRequest]] = defaultdict(list)
+    for request in requests:
+        heard[request.program].append(request)
+    single = [one_trace(t, opened[t.program], made[t.program], heard[t.program]) for t, _ in ran]
+    trees = [tree(edges(random_program.graph(s)), made[t.program]) for (t, _), s in zip(ran, seeds, strict=True)]
     calls = [share for t, events in ran for share in call_shares(t, events)]
     programs = [sum(t.causes.values()) / t.seconds for t, _ in ran]
     worst = min(ran, key=lambda one: min(call_shares(*one)))
@@ -240,29 +245,32 @@ def ours(span: ReadableSpan) -> bool:
     return span.instrumentation_scope is not None and span.instrumentation_scope.name == "tenuto"
 
 
+def by_program(spans: Sequence[ReadableSpan]) -> dict[str, list[ReadableSpan]]:
+    found: dict[str, list[ReadableSpan]] = defaultdict(list)
+    for span in spans:
+        found[str((span.attributes or {}).get(names.PROGRAM_ID))].append(span)
+    return found
+
+
 def one_trace(
-    timeline: Timeline, sdk: Sequence[ReadableSpan], server: Sequence[ReadableSpan], requests: Sequence[GenerateRequest]
+    timeline: Timeline, theirs: Sequence[ReadableSpan], made: Sequence[ReadableSpan], heard: Sequence[GenerateRequest]
 ) -> bool:
-    """True if everything that belongs to the program bears its trace id, and every part of it was seen."""
+    """True if all of a program bears its trace id, and every part was seen: the SDK's spans, the server's, the engine's
+    requests, the tools' own."""
     trace_id = int(timeline.trace_id, 16)
-    program = timeline.program
-    theirs = [s for s in sdk if (s.attributes or {}).get(names.PROGRAM_ID) == program]
-    made = [s for s in server if (s.attributes or {}).get(names.PROGRAM_ID) == program]
-    heard = [r for r in requests if r.program == program]
     kinds = [call.kind for call in timeline.calls]
     tools = {s.context.span_id for s in made if s.name.startswith(names.EXECUTE_TOOL) and s.context is not None}
-    ran = [seen for seen in _tools_seen if seen[1] in tools]
+    ran = [_tools_seen[span] for span in tools if span in _tools_seen]
     ids = {s.context.trace_id for s in (*theirs, *made) if s.context is not None}
-    ids |= {int((r.traceparent or "").split("-")[1], 16) for r in heard} | {seen[0] for seen in ran}
+    ids |= {int((r.traceparent or "").split("-")[1], 16) for r in heard} | {*ran}
     complete = len(theirs) == 1 and len(heard) == kinds.count("llm") and len(ran) == kinds.count("function")
     return complete and ids == {trace_id}
 
 
-def tree(timeline: Timeline, declared: dict[str, set[str]], spans: Sequence[ReadableSpan]) -> bool:
-    """True if the program's spans and links are the declared calls and edges."""
-    ours = [s for s in spans if (s.attributes or {}).get(names.PROGRAM_ID) == timeline.program]
-    roots = [s for s in ours if s.name.startswith(names.INVOKE_WORKFLOW)]
-    calls = {str((s.attributes or {})[names.CALL_ID]): s for s in ours if s not in roots}
+def tree(declared: dict[str, set[str]], spans: Sequence[ReadableSpan]) -> bool:
+    """True if a program's spans and links are the declared calls and edges."""
+    roots = [s for s in spans if s.name.startswith(names.INVOKE_WORKFLOW)]
+    calls = {str((s.attributes or {})[names.CALL_ID]): s for s in spans if s not in roots}
     if len(roots) != 1 or calls.keys() != declared.keys() or roots[0].context is None:
         return False
     below = all(s.parent is not None and s.parent.span_id == roots[0].context.span_id for s in calls.values())
@@ -335,7 +343,7 @@ def cost(taken: dict[str, list[Round]], kind: str, field: int = 1) -> float:
 
 async def measure(quick: bool, seed: int, directory: Path) -> tuple[dict[str, float], dict[str, Any]]:
     settings = load(model="bundled", journal=directory / "journal.db")
-    programs, rounds = (60, 15) if quick else (1000, 120)
+    programs, rounds = (60, 15) if quick else (1000, 100)
     figures, detail = await whole(settings, range(seed * 10_000, seed * 10_000 + programs))
     some = range(seed * 10_000, seed * 10_000 + AT_ONCE)
     for name, null in (("engine", False), ("null_engine", True)):
