@@ -102,6 +102,7 @@ class LLM(Generic[P, R]):
             category=self._options.get("category"),
             question=self._question(program, arguments),
             cache=self._options.get("cache", CacheControl()),
+            adapter=self._options.get("adapter"),
             **call_options(self.name, self._options, program),
         )
         program.builder.add(call)

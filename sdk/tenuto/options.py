@@ -41,7 +41,7 @@ class CallOptions(TypedDict, total=False):
 class LLMOptions(CallOptions, total=False):
     """Options of an LLM call. `category`: kind of question, for the semantic cache's policy. `question`: the parameter
     that is the question: another wording of it may have the same answer, everything else must be equal. `cache`: how
-    far the cache may go, or a `CacheControl`."""
+    far the cache may go, or a `CacheControl`. `adapter`: the engine's LoRA adapter to answer with."""
 
     model: str
     max_tokens: int
@@ -57,6 +57,7 @@ class LLMOptions(CallOptions, total=False):
     category: str
     question: str
     cache: CacheMode | CacheControl
+    adapter: str
 
 
 class ToolOptions(CallOptions, total=False):
@@ -94,7 +95,7 @@ SAMPLING = (
     *("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 )
-LLM_OPTIONS = (*_CALL, *SAMPLING, "model", "category", "question", "cache")
+LLM_OPTIONS = (*_CALL, *SAMPLING, "model", "category", "question", "cache", "adapter")
 TOOL_OPTIONS = (*_CALL, "effects", "effect_key", "idempotent", "bumps")
 
 _FORMS: dict[str, TypeAdapter[Any]] = {
@@ -103,6 +104,7 @@ _FORMS: dict[str, TypeAdapter[Any]] = {
     "group": TypeAdapter(Name),
     "category": TypeAdapter(Name),
     "model": TypeAdapter(str),
+    "adapter": TypeAdapter(str),
     "idempotent": TypeAdapter(bool, config=ConfigDict(strict=True)),
     "bumps": TypeAdapter(tuple[Tag, ...]),
     "cache": TypeAdapter(CacheControl),

@@ -138,6 +138,20 @@ def test_tools_are_told_as_the_template_wants(model_dir: Path, tmp_path: Path) -
         codec.render([ChatMessage("user", "hi")], ["[]"])
 
 
+def test_calls_and_results_are_told_as_the_template_wants(model_dir: Path, tmp_path: Path) -> None:
+    source = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}<{{ c.function.name }} {{ c.function.arguments.city }}>{% endfor %}"
+        "{{ m.tool_call_id }};{% endfor %}"
+    )
+    codec = with_template(model_dir, tmp_path, source)
+    call = json.dumps({"id": "c1", "type": "function", "function": {"name": "size", "arguments": {"city": "Rome"}}})
+    messages = [ChatMessage("assistant", "", (call,)), ChatMessage("tool", "3", tool_call_id="c1")]
+    assert codec.render(messages) == "assistant:<size Rome>;tool:3c1;"
+    with pytest.raises(InvalidRequest, match="refuses the messages"):
+        codec.render([ChatMessage("assistant", "", ("{",))])
+
+
 def test_named_templates_and_none(model_dir: Path, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(model_dir, tmp_path / "model"))
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionToolParam
 
-from engine.protocol import FinishReason, GrammarKind
+from engine.protocol import Capabilities, FinishReason, GrammarKind
 from tests.orchestrator.api.openai.support import Stock, stock
 from tests.orchestrator.api.support import virtually
 
@@ -346,3 +346,31 @@ async def test_the_cache_answers_chats_too() -> None:
         stream = await server.openai.chat.completions.create(**asked, stream=True)
         assert "".join([c.choices[0].delta.content or "" async for c in stream]) == "two million"
         assert len(server.engine.asked) == 1
+
+
+@virtually
+async def test_an_adapter_is_named_in_our_own_part_of_the_body() -> None:
+    async with stock(["yes"]) as server:
+        await server.openai.chat.completions.create(
+            model="echo", messages=USER, extra_body={"tenuto": {"adapter": "legal", "workflow": "counsel"}}
+        )
+        assert server.engine.asked[0].adapter == "legal"
+        assert [one["workflow"] for one in await programs(server)] == ["counsel"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"logprobs": True}, "logprobs_unsupported"),
+        ({"response_format": {"type": "json_object"}}, "constraint_unsupported"),
+        ({"tools": [WEATHER], "tool_choice": "required"}, "constraint_unsupported"),
+    ],
+)
+@virtually
+async def test_what_the_engine_lacks_is_refused_by_name(fields: dict[str, Any], code: str) -> None:
+    async with stock(["yes"]) as server:
+        server.engine.capabilities = Capabilities()
+        with pytest.raises(openai.BadRequestError) as caught:
+            await server.openai.chat.completions.create(model="echo", messages=USER, **fields)
+        assert caught.value.code == code
+        assert server.engine.asked == []
