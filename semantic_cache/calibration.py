@@ -33,6 +33,7 @@ _ANCHOR = -math.log(1 + _SLACK - 0.85)
 _X = -np.log(1 + _SLACK - (LOW + WIDTH * (np.arange(BINS) + 0.5))) - _ANCHOR
 _ENTRY_LABELS = 16
 _TRAFFIC_PRIOR = 5.0
+_CONVERGED = 1e-6  # Newton's step in log odds: mostly after two or three, as the last curve is near
 Floats = NDArray[np.float64]
 
 
@@ -328,6 +329,8 @@ class Calibrator:
             hessian = np.triu(hessian) + np.triu(hessian, 1).T
             step = np.clip(np.linalg.solve(hessian, gradient), -5, 5)
             curve = curve + step
+            if np.abs(step).max() < _CONVERGED:
+                break
             if np.abs(step).max() < 1e-3:  # it starts where the last fit ended
                 break
         curve[1] = min(curve[1], -0.3)  # closer is never worse
