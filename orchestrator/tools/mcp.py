@@ -194,6 +194,8 @@ class McpTools:
         assert client is not None
         arguments: dict[str, Any] = dict(run.arguments)
         meta: Any = {"tenuto/idempotency-key": run.idempotency_key}
+        if run.traceparent is not None:
+            meta["traceparent"] = run.traceparent  # where OpenTelemetry's MCP conventions look for it
         try:
             result = await client.call_tool(self._names[run.tool], arguments, meta=meta)
         except Exception as error:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import ToolAnnotations
 
 server = MCPServer("test", log_level="ERROR")
@@ -40,6 +40,11 @@ def die() -> str:
 @server.tool()
 def fails() -> str:
     raise ValueError("no such thing")
+
+
+@server.tool()
+def trace(context: Context[Any, Any]) -> str:
+    return str((context.request_context.meta or {}).get("traceparent"))
 
 
 @server.tool()

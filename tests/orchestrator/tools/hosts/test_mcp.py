@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.clock import LoopClock
-from orchestrator.tools import CallFailure
+from orchestrator.tools import CallFailure, ToolRun
 from orchestrator.tools.mcp import McpServer, McpTools
 from tenuto.wire import EffectClass
 from tests.orchestrator.tools.hosts import mcp_server
@@ -35,6 +35,8 @@ async def host(tmp_path: Path) -> AsyncIterator[McpTools]:
 async def test_calls_cancellation_and_the_death_of_a_server(host: McpTools, tmp_path: Path) -> None:
     assert await ask(host, "t.add", a=1, b=2) == {"result": 3}
     assert await ask(host, "t.record", name="x") == {"name": "x", "size": 3}
+    run = ToolRun("p", "c", "t.trace", "t", "", {}, 1, traceparent=f"00-{'ab' * 16}-{'cd' * 8}-01")
+    assert await host.run(run, host.specs["t.trace"]) == {"result": run.traceparent}
     with pytest.raises(CallFailure) as caught:
         await ask(host, "t.fails")
     assert caught.value.type == "tool_error"
