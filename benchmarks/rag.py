@@ -174,9 +174,8 @@ async def quality(client: AsyncClient, asked: Sequence[Asked], gold: Gold) -> tu
         good = all(any(gold.states(fact, *sentence) for sentence in cited) for fact in one.facts)
         right += good
         view = await run.view()
-        written = next(
-            str((await client.variable(run.id, c.output)).value) for c in view.call_views if c.stage == "plan"
-        )
+        (planning,) = [call for call in view.call_views if call.stage == "plan"]
+        written = str((await client.variable(run.id, planning.output)).value)
         sentences = {
             (p.doc, s) for search in searches_of(one.question, written) for p in shown_for(search) for s in p.sentences
         }

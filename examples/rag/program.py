@@ -46,8 +46,12 @@ async def answer(question: str) -> Answer:
     asked = answers.planned(read, await plan(question, read.normal), index().titles)
     hits = await gather([gather([keyword_search(one), vector_search(one)]) for one in asked])
     found = [answers.rerank(one, index(), lists) for one, lists in zip(asked, hits, strict=True)]
-    quotes = [
-        [quote.options(grammar=p.grammar, cache=depends_on(p))(one.text, p.text, p.normal) for p in passages]
-        for one, passages in zip(asked, found, strict=True)
-    ]
-    return answers.cite(asked, found, await gather(quotes))
+    quotes = await gather(
+        [
+            gather(
+                [quote.options(grammar=p.grammar, cache=depends_on(p))(one.text, p.text, p.normal) for p in passages]
+            )
+            for one, passages in zip(asked, found, strict=True)
+        ]
+    )
+    return answers.cite(asked, found, quotes)

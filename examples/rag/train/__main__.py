@@ -7,26 +7,27 @@ A small Llama that learns two tasks: which searches a question asks for, and whi
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
 from examples.rag.corpus import World, render
 from examples.rag.prompts import NONE, PLAN, QUOTE
 from examples.rag.train import questions, reading
 from examples.rag.wording import known_words
-from examples.text_to_sql.train.training import Settings, encode, train
+from examples.text_to_sql.train.tokenizer import ANSWER, EOS, PAD, save_tokenizer, train_tokenizer
+from examples.text_to_sql.train.training import Settings, Shape, encode, new_model, save, train
 
-PAD, EOS, ANSWER = "<pad>", "<eos>", "<answer>"
 SPECIAL = (PAD, EOS, ANSWER, PLAN, QUOTE, "<in>", *(f"<task{index}>" for index in range(10)))
 VOCABULARY = 1024
+SHAPE = Shape(width=160, inner=480, layers=4, heads=5, kv_heads=5, spread=0.04)
+"""1.5 M parameters."""
 _PIECES = r"\[\d\]| ?\[\d\]| ?[\p{L}]+\p{N}?| ?\p{N}| ?[^\s\p{L}\p{N}_]|\s+"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}"
@@ -74,15 +75,15 @@ def make(out: Path, steps: int, batch: int, seed: int, start: Path | None = None
     examples = draw(world, steps * batch, rng)
     print(f"{time.perf_counter() - began:5.0f} s  {len(examples)} examples drawn", flush=True)
     if start is None:
-        tokenizer, rate = train_tokenizer(examples[:20_000], world), 4e-3
-        model = new_model(tokenizer)
+        tokenizer, rate = learn_tokenizer(examples[:20_000], world), 4e-3
+        model = new_model(tokenizer, SHAPE)
     else:
         tokenizer, rate = Tokenizer.from_file(str(start / "tokenizer.json")), 1.2e-3
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
     settings = Settings(steps=steps, batch=batch, rate=rate, average=0.997, seed=seed)
     train(model, tokenizer, encode(tokenizer, examples), settings, torch.device("cpu"))
-    save(model, tokenizer, out)
+    save(model, tokenizer, out, partial(save_tokenizer, special=SPECIAL, template=CHAT_TEMPLATE))
     print(f"{time.perf_counter() - began:5.0f} s  done", flush=True)
 
 
@@ -100,73 +101,11 @@ def draw(world: World, count: int, rng: random.Random) -> list[tuple[str, str]]:
     return examples
 
 
-def train_tokenizer(examples: list[tuple[str, str]], world: World) -> Tokenizer:
+def learn_tokenizer(examples: list[tuple[str, str]], world: World) -> Tokenizer:
     """Byte-level BPE over the normal forms, and over the corpus itself: quotes are written in its words."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     corpus = (sentence.text for page in render(world)[::8] for part in page.paragraphs for sentence in part)
     texts = [text for example in examples for text in example] + [NONE] * 50 + [f"[{n}]" for n in range(1, 10)] * 50
-    tokenizer.train_from_iterator([*texts, *corpus], trainer)
-    return tokenizer
-
-
-def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
-    """A Llama of about 1.4 M parameters with tied embeddings."""
-    config: Any = LlamaConfig(  # type: ignore[call-arg]
-        vocab_size=VOCABULARY,
-        hidden_size=160,
-        intermediate_size=480,
-        num_hidden_layers=4,
-        num_attention_heads=5,
-        num_key_value_heads=5,
-        head_dim=32,
-        max_position_embeddings=512,
-        rope_theta=10_000.0,
-        tie_word_embeddings=True,
-        attn_implementation="eager",
-        bos_token_id=None,
-        eos_token_id=tokenizer.token_to_id(EOS),
-        pad_token_id=tokenizer.token_to_id(PAD),
-        initializer_range=0.04,
-    )
-    return LlamaForCausalLM(config)
-
-
-def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the model directory in half precision."""
-    folder.mkdir(parents=True, exist_ok=True)
-    half: Any = LlamaForCausalLM(model.config)
-    half.load_state_dict(model.state_dict())
-    half.half().save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    generation = {
-        "eos_token_id": tokenizer.token_to_id(EOS),
-        "pad_token_id": tokenizer.token_to_id(PAD),
-        "do_sample": False,
-    }
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": EOS,
-        "pad_token": PAD,
-        "additional_special_tokens": [token for token in SPECIAL if token not in (EOS, PAD)],
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 512,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return train_tokenizer([*texts, *corpus], _PIECES, SPECIAL, VOCABULARY)
 
 
 if __name__ == "__main__":

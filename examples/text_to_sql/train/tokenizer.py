@@ -6,7 +6,7 @@ Owns the control tokens. Never sees the database.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -29,19 +29,25 @@ CHAT_TEMPLATE = (
 """System messages say nothing to this model; a user's message opens the answer, so no generation prompt is needed."""
 
 
-def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """Learn the vocabulary from `texts`. A qualified column is one piece, so that it becomes one token."""
+def train_tokenizer(
+    texts: Iterable[str],
+    pieces: str = _PIECES,
+    special: Sequence[str] = SPECIAL,
+    vocabulary: int = VOCABULARY,
+) -> Tokenizer:
+    """Learn the vocabulary from `texts`, within `pieces`. Here a qualified column is one piece, so that it becomes one
+    token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.Split(Regex(pieces), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
+        vocab_size=vocabulary,
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -49,17 +55,19 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def save_tokenizer(
+    tokenizer: Tokenizer, folder: Path, special: Sequence[str] = SPECIAL, template: str = CHAT_TEMPLATE
+) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json` as transformers and the engine read them."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": EOS,
         "pad_token": PAD,
-        "additional_special_tokens": [token for token in SPECIAL if token not in (EOS, PAD)],
+        "additional_special_tokens": [token for token in special if token not in (EOS, PAD)],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 512,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": template,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
 

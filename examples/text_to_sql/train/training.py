@@ -9,7 +9,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from examples.text_to_sql.train.tokenizer import EOS, PAD, VOCABULARY, save_tokenizer
+from examples.text_to_sql.train.tokenizer import EOS, PAD, save_tokenizer
 
 IGNORED = -100
 LENGTH_STEP = 8
@@ -46,15 +46,28 @@ class Tokens:
     answer: tuple[int, ...]
 
 
-def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
-    """A Llama of about 4.3 M parameters with tied embeddings."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large a model is: 4.3 M parameters."""
+
+    width: int = 256
+    inner: int = 768
+    layers: int = 5
+    heads: int = 8
+    kv_heads: int = 4
+    spread: float = 0.03
+
+
+def new_model(tokenizer: Tokenizer, shape: Shape = Shape()) -> LlamaForCausalLM:
+    """A Llama with tied embeddings."""
     config: Any = LlamaConfig(  # type: ignore[call-arg]
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=5,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=32,
         max_position_embeddings=512,
         rope_theta=10_000.0,
         tie_word_embeddings=True,
@@ -62,7 +75,7 @@ def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=tokenizer.token_to_id(EOS),
         pad_token_id=tokenizer.token_to_id(PAD),
-        initializer_range=0.03,
+        initializer_range=shape.spread,
     )
     return LlamaForCausalLM(config)
 
@@ -176,7 +189,12 @@ def train(
     return model
 
 
-def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+def save(
+    model: LlamaForCausalLM,
+    tokenizer: Tokenizer,
+    folder: Path,
+    write_tokenizer: Callable[[Tokenizer, Path], None] = save_tokenizer,
+) -> None:
     """Write the model directory in half precision: config, weights, tokenizer, generation settings."""
     folder.mkdir(parents=True, exist_ok=True)
     end = tokenizer.token_to_id(EOS)
@@ -190,4 +208,4 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
         "max_new_tokens": 128,
     }
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
-    save_tokenizer(tokenizer, folder)
+    write_tokenizer(tokenizer, folder)
