@@ -20,6 +20,7 @@ from tenuto.wire import (
     GraphExtension,
     ProgramStatus,
     ProgramSubmission,
+    Recompute,
     TimelineSpan,
     WorkflowDefinition,
 )
@@ -50,12 +51,17 @@ class Cached:
         return CacheHit.model_construct(**{name: getattr(self, name) for name in self.__slots__})
 
 
-class Recomputed(NamedTuple):
-    """The fields of the wire's `Recompute`."""
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """What an engine had to read again of a call's prompt: the fields of the wire's `Recompute`."""
 
     tokens: int
     why: Literal["unleased", "expired", "pressure", "preempted"]
     left_by: str | None = None
+
+    def view(self) -> Recompute:
+        """As the protocol shows it."""
+        return Recompute.model_construct(**{name: getattr(self, name) for name in self.__slots__})
 
 
 class RunFacts(NamedTuple):
@@ -275,7 +281,7 @@ def _run_facts(stored: dict[str, Any]) -> RunFacts:
         cache=None if cache is None else Cached(**cache),
         behind=behind,
         logprobs=logprobs,
-        recompute=None if again is None else Recomputed(*again),
+        recompute=None if again is None else Recomputed(**again),
         early=None if early is None else (early[0], early[1]),
     )
 

@@ -19,7 +19,6 @@ from tenuto.wire import (
     ProgramStatus,
     ProgramSummary,
     ProgramView,
-    Recompute,
     Timeline,
     TimelineCall,
     VariableStatus,
@@ -183,6 +182,6 @@ def _timeline_call(program: Program, run: CallRun) -> TimelineCall:
         behind=facts.behind,
         early=None if facts.early is None else facts.early[0],
         early_s=0.0 if facts.early is None else facts.early[1],
-        recompute=None if facts.recompute is None else Recompute.model_construct(**facts.recompute._asdict()),
+        recompute=None if facts.recompute is None else facts.recompute.view(),
         cache=None if facts.cache is None else facts.cache.view(),
     )

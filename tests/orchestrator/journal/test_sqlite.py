@@ -18,6 +18,7 @@ from orchestrator.journal import (
     Extended,
     Failed,
     Intent,
+    Recomputed,
     Record,
     Resumed,
     RunFacts,
@@ -75,6 +76,7 @@ RECORDS: list[Record] = [
     Intent("p", "effect"),
     written("p", "a", '{"n": 123456789012345678901234567890, "s": "\\u0000 \\" é 🎵"}'.encode()),
     Failed("p", "b", ErrorValue(type="timeout", message="it took 'too' long\n", call="b", attempts=3), 9, 2.0, FACTS),
+    written("p", "c")._replace(facts=FACTS._replace(behind=("w",), recompute=Recomputed(16, "expired", "a"))),
     Resumed("p", 2**33, 2.5),
     Ended("p", ProgramStatus.FAILED, 12, 3.0),
 ]
