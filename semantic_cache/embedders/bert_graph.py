@@ -60,7 +60,7 @@ class _Graph:
             x,
             self.constant(f"{name}.weight", quantised),
             self.constant(f"{name}.scale", scale),
-            self.constant(f"{name}.zero", np.zeros(scale.shape, dtype=np.int8)),
+            "",  # no zero points: symmetric
             self.constant(f"{name}.bias", bias),
         ]
         return self.node("DynamicQuantizeMatMul", inputs, name, _CONTRIB)
