@@ -17,8 +17,9 @@ _WHY: Final = {
 
 
 def notes(timeline: Timeline, most: int = 8) -> list[str]:
-    """At most so many sentences, those about the most seconds first."""
-    found = [(note.seconds(call), text) for call in timeline.calls for note in _NOTES if (text := note.text(call))]
+    """At most so many sentences, those about the most seconds first; waits of less than a hundredth go unmentioned."""
+    told = [(note, note.seconds(call), text) for call in timeline.calls for note in _NOTES if (text := note.text(call))]
+    found = [(s, text) for note, s, text in told if note.cause != "queue" or s >= 0.01 * timeline.seconds]
     found.sort(key=lambda one: -one[0])
     return [text for _, text in found[:most]]
 
@@ -61,11 +62,11 @@ class _Note:
     """A kind of sentence, and the cause of the seconds that it is about."""
 
     def __init__(self, cause: str, text: Callable[[TimelineCall], str]) -> None:
-        self._cause = cause
+        self.cause = cause
         self.text = text
 
     def seconds(self, call: TimelineCall) -> float:
-        return _seconds(call, self._cause)
+        return _seconds(call, self.cause)
 
 
 _NOTES: Final = (_Note("queue", _queued), _Note("recompute", _read_again), _Note("cache", _answered))

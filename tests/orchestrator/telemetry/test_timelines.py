@@ -159,6 +159,8 @@ def test_it_is_said_behind_whom_a_call_queued_what_was_read_again_and_what_was_k
         "known came from the cache (semantic, fact, similarity 0.93): 2.50 s saved",
     ]
     assert notes(timeline) == expected and notes(timeline, most=1) == expected[:1]
+    longer = timeline.model_copy(update={"seconds": 60.0})
+    assert notes(longer) == [expected[0], expected[2]], "a short wait of a long program"
     text = drawn(timeline)
     assert all(line in text for line in expected)
     picture = svg(timeline)
