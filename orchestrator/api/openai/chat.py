@@ -31,11 +31,10 @@ from orchestrator.api.openai.chat_types import (
 from orchestrator.api.openai.errors import GenerationFailed
 from orchestrator.api.openai.fields import arguments_text, text_of
 from orchestrator.api.openai.reading import AnswerReader, Part, read_answer
-from orchestrator.api.openai.streaming import Primed
+from orchestrator.api.openai.streaming import streamed, whole
 from orchestrator.api.openai.turns import Ended, Piece, Turn, Turns
 from orchestrator.api.openapi import accepts, openai_errors, returns
-from orchestrator.api.parts import answer, parts_of
-from orchestrator.api.sse import EventStream, unless_left
+from orchestrator.api.parts import parts_of
 from tenuto.wire import AskedCall, CallView, LLMCall, TokenLogprob
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -60,16 +59,8 @@ async def chat(
     body = bodies.parse(_REQUEST, await bodies.read(request, parts.limits.submission_bytes))
     turn = await parts.turns.begin(asked(request, body, _calls(body), _results(body), traceparent))
     if body.stream:
-        frames = Primed(_frames(parts.turns, turn, body))
-        await frames.ready()
-        stream = EventStream(frames, bytes, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
-        stream.headers.update(parts.turns.headers(turn))
-        return stream
-    completion = await unless_left(request, parts.streams, _complete(parts.turns, turn, body))
-    if completion is None:
-        await parts.turns.leave(turn)
-        return Response(status_code=503)
-    return answer(completion, headers=parts.turns.headers(turn))
+        return await streamed(parts, turn, _frames(parts.turns, turn, body))
+    return await whole(request, parts, turn, _complete(parts.turns, turn, body))
 
 
 # -- requests -----------------------------------------------------------------------------------

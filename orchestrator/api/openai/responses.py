@@ -25,11 +25,11 @@ from orchestrator.api.openai.responses_types import (
     ResponsesRequest,
     ResponseUsage,
 )
-from orchestrator.api.openai.streaming import Primed
+from orchestrator.api.openai.streaming import streamed, whole
 from orchestrator.api.openai.turns import Piece, Turn, Turns
 from orchestrator.api.openapi import accepts, openai_errors, returns
-from orchestrator.api.parts import Parts, answer, parts_of, tenant
-from orchestrator.api.sse import EventStream, frame, unless_left
+from orchestrator.api.parts import Parts, parts_of, tenant
+from orchestrator.api.sse import frame
 from orchestrator.errors import NotFound
 from tenuto.wire import AskedCall, CallView, FieldError, LLMCall, Message
 
@@ -66,16 +66,8 @@ async def respond(
     }
     turn = await parts.turns.begin(asked(request, body, (call,), results, traceparent))
     if body.stream:
-        frames = Primed(_frames(parts.turns, turn, body))
-        await frames.ready()
-        stream = EventStream(frames, bytes, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
-        stream.headers.update(parts.turns.headers(turn))
-        return stream
-    response = await unless_left(request, parts.streams, _complete(parts.turns, turn, body))
-    if response is None:
-        await parts.turns.leave(turn)
-        return Response(status_code=503)
-    return answer(response, headers=parts.turns.headers(turn))
+        return await streamed(parts, turn, _frames(parts.turns, turn, body))
+    return await whole(request, parts, turn, _complete(parts.turns, turn, body))
 
 
 # -- requests -----------------------------------------------------------------------------------

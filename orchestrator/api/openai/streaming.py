@@ -1,17 +1,43 @@
-"""Streams whose first item is waited for a moment, so that what is refused at once is refused with its own status."""
+"""How a turn's answer leaves: whole, or as a stream whose first item is waited for a moment, so that what is refused at
+once is refused with its own status. A client that leaves stops its generation either way."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from typing import Any
 
 import orjson
+from starlette.requests import Request
+from starlette.responses import Response
 
 from orchestrator.api.openai.errors import GenerationFailed, error_body
+from orchestrator.api.openai.turns import Turn
+from orchestrator.api.parts import Parts, answer
+from orchestrator.api.sse import EventStream, unless_left
 from orchestrator.errors import RuntimeFault
+from tenuto.wire.base import WireModel
 
 FIRST_S = 10.0
 """How long an answer without a first token keeps its status open."""
+
+
+async def whole(request: Request, parts: Parts, turn: Turn, work: Coroutine[Any, Any, WireModel]) -> Response:
+    """The answer that `work` returns. Raises what it raises."""
+    completed = await unless_left(request, parts.streams, work)
+    if completed is None:
+        await parts.turns.leave(turn)
+        return Response(status_code=503)
+    return answer(completed, headers=parts.turns.headers(turn))
+
+
+async def streamed(parts: Parts, turn: Turn, source: AsyncGenerator[bytes, None]) -> Response:
+    """The frames of `source`, as an answer that has begun. Raises GenerationFailed and RuntimeFault before that."""
+    frames = Primed(source)
+    await frames.ready()
+    stream = EventStream(frames, bytes, parts.streams, heartbeat_s=parts.limits.heartbeat_s)
+    stream.headers.update(parts.turns.headers(turn))
+    return stream
 
 
 class Primed:
