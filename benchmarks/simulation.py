@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import resource
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from random import Random
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from benchmarks.common import Figure, conditions, finish, parser, percentile
@@ -217,6 +220,22 @@ def speed(seed: int = 0, *, quick: bool = False, trace: Sequence[TraceProgram] |
     return Speed(report.makespan_s, real_s, calls, report.peak_private_tokens / (8 * card.kv_tokens))
 
 
+def live(count: int, seed: int = 0) -> dict[str, float]:
+    """What `count` programs that are live at once take: peak resident memory of this process, and processor time."""
+    trace = agents(
+        count, seed=seed, turns=(1, 2), system=2000, grows_by=(500, 2000), outputs=(50, 200), pause_s=30.0, gap_s=0.001
+    )
+    start_s = process_time()
+    report = simulate(trace, policy="tenuto", retention="tenuto", drawn=False)
+    edges = sorted([(p.arrival_s, 1) for p in report.programs] + [(p.end_s, -1) for p in report.programs])
+    return {
+        "live_at_once": max(accumulate(change for _, change in edges)),
+        "calls": sum(len(program.calls) for program in report.programs),
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "cpu_s": process_time() - start_s,
+    }
+
+
 def figures(
     seed: int = 0, *, quick: bool = False, trace: Sequence[TraceProgram] | None = None
 ) -> tuple[list[Figure], Any]:
@@ -241,7 +260,11 @@ def figures(
 def main() -> None:
     arguments = parser("simulation", __doc__ or "")
     arguments.add_argument("--trace", type=Path, help="measure the speed on this trace instead of made-up agents")
+    arguments.add_argument("--live", type=int, help="only this: memory and time of so many programs live at once")
     args = arguments.parse_args()
+    if args.live:
+        print(json.dumps(live(args.live, args.seed)))
+        return
     at_start = conditions(args.seed, args.quick, [args.trace] if args.trace else [])
     trace = read([args.trace]) if args.trace else None
     found, detail = figures(args.seed, quick=args.quick, trace=trace)

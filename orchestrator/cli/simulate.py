@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,6 +130,7 @@ class _Command:
             reports = run_jobs(self._trace, jobs, processes=self._processes, done=lambda place: step())
         for report in reports:
             show(report)
+            _tell_load(load, report)
         if self._json:
             self._json.write_text(json.dumps([report.document() for report in reports], indent=1) + "\n")
         if self._plot:
@@ -150,6 +152,8 @@ class _Command:
                 processes=self._processes, done=lambda place: step(), **self._common,
             )  # fmt: skip
         _show_sweep(points)
+        for point in points[: len(loads)]:
+            _tell_load(point.load, min(point.reports, key=lambda report: report.load or math.inf))
         winners = best(points)
         for load, point in winners.items():
             print(f"load {load:g}: best is {point.setting}, mean {point.mean_s:.4g} s")
@@ -195,12 +199,13 @@ def show(report: Report) -> None:
     from rich.table import Table
 
     summary = report.summary()
-    table = Table(title=_title(report))
+    table = Table()
     for column in ("seconds", "mean", "p50", "p95", "p99"):
         table.add_column(column, justify="left" if column == "seconds" else "right")
     for name, key in (("completion", "completion_s"), ("first token", "ttft_s")):
         table.add_row(name, *(f"{value:.4g}" for value in summary[key].values()))
     console = Console()
+    console.print(_title(report), highlight=False, soft_wrap=True)
     console.print(table)
     attained = "none declared" if report.attainment is None else f"{report.attainment:.1%} met"
     leases = ", ".join(f"{count} {name}" for name, count in report.leases.ended.items() if count) or "none"
@@ -222,9 +227,15 @@ def _title(report: Report) -> str:
     scenario = report.scenario
     return (
         f"{scenario['replicas']} x {scenario['engine']}, {scenario['policy']} + {scenario['retention']}, "
-        f"seed {scenario['seed']}, arrivals x {1 / report.scale:.4g}"
+        f"seed {scenario['seed']}, arrivals {1 / report.scale:.4g} times as fast"
         + (f", load {report.load:.3g}" if report.load is not None else "")
     )
+
+
+def _tell_load(asked: float | None, report: Report) -> None:
+    """Say so if the programs do not reach the load that was asked for."""
+    if asked and report.load is not None and report.load < 0.9 * asked:
+        print(f"note: {len(report.programs)} programs reach load {report.load:.3g} at most, not {asked:g}: draw more")
 
 
 def _show_sweep(points: Sequence[SweepPoint]) -> None:
