@@ -86,6 +86,7 @@ class FunctionAttempt:
             workflow=program.workflow,
             large=self._large() if program.has_large else {},
             early=self._came_early,
+            handed=call.handed,
         )
 
     def _large(self) -> dict[str, Reference]:

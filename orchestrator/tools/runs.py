@@ -24,6 +24,7 @@ class ToolRun(NamedTuple):
     `deadline_s`: when, on the clock, all attempts and the waits between them must be over. `key` orders the calls that
     wait for room, smaller first; it is the policy's. `large`: arguments that are long, as parts of variables, for those
     who can read them there. `early` is told when the tool has worked for this call before it was made, and how long.
+    `handed`: the client runs it, and brings the result with a later request.
     """
 
     program: str
@@ -40,6 +41,7 @@ class ToolRun(NamedTuple):
     workflow: str = ""
     large: Mapping[str, Reference] = MappingProxyType({})
     early: Callable[[Early, float], None] | None = None
+    handed: bool = False
 
     def came_early(self, how: Early, seconds: float = 0.0) -> None:
         """The tool had begun before the call was made."""

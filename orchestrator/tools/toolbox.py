@@ -122,7 +122,7 @@ class Toolbox:
         Raises CallFailure: what the tool reported, or `queue_timeout`, `timeout`, `no_worker`, `worker_lost`.
         Cancelling it cancels the tool.
         """
-        if self.handed.holds(run.program, run.call):
+        if run.handed:
             started()
             return await self.handed.result(run, self._limits.function_s)
         spec = self._workers.spec(run.tenant, run.toolset, run.tool)

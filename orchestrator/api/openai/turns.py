@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from dag.plan import EmittedCall
@@ -38,6 +38,7 @@ from tenuto.wire import (
 
 _TOOL_CALL = re.compile(r"call_([0-9a-f]{16,64})_(\d+)_(\d+)\Z")
 _NAMES = 10_000
+_PENDING = frozenset({"waiting", "ready", "running"})
 _ENDINGS = frozenset({EventKind.CALL_FAILED, EventKind.CALL_CANCELLED, EventKind.CALL_SKIPPED})
 
 
@@ -206,7 +207,12 @@ class Turns:
             match = _TOOL_CALL.match(id)
             if match is not None and program == f"prog_{match[1]}":
                 call = _function(int(match[2]), int(match[3]))
-                if self._handed.deliver(program, call, text):
+                try:
+                    view = self._runtime.call(program, call, tenant=asked.tenant)
+                except NotFound:
+                    continue  # not one of this program's
+                if view.state in _PENDING:
+                    self._handed.deliver(program, call, text)
                     delivered.append(call)
         return tuple(delivered)
 
@@ -266,13 +272,9 @@ class Turns:
         seal = asked.final or (asked.name is None and not functions)
         if not functions and not seal:
             return
-        for function in functions:
-            self._handed.expect(turn.program, function.id)
-        try:
+        with suppress(ProgramEnded):  # another request of the same program has sealed it
             extension = GraphExtension(calls=functions, seal=seal)
             await self._runtime.extend(turn.program, extension, tenant=asked.tenant)
-        except ProgramEnded:
-            self._handed.program_ended(turn.program)  # another request of the same program has sealed it
 
     def _handed_out(self, turn: Turn, index: int, call: EmittedCall) -> FunctionCall:
         tool = call.tool if call.tool[0].isalpha() or call.tool[0] == "_" else f"_{call.tool}"
@@ -283,6 +285,7 @@ class Turns:
             arguments={name: Constant(value=value) for name, value in call.arguments.items()},
             type=JsonType(),
             after=(turn.calls[0],),
+            handed=True,
             effect=EffectClass.READ,  # what it does to the world is the client's affair
             timeout_s=self._limits.session_idle_s,
             expected_s=turn.asked.hints.get(call.tool),

@@ -275,6 +275,9 @@ class FunctionCall(_CallBase):
     effect: EffectClass = EffectClass.EXCLUSIVE
     effect_key: str | None = Field(default=None, max_length=200, description="what a `write` changes")
     idempotent: bool = False
+    handed: bool = Field(
+        default=False, description="an OpenAI client runs it: the request that has the tool's message brings its result"
+    )
     bumps: tuple[Tag, ...] = Field(
         default=(), max_length=64, description="cache tags that a run makes stale, besides a write's `effect_key`"
     )

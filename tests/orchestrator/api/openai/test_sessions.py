@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from orchestrator.api.auth import make_key
 from orchestrator.config import Settings
 from tests.orchestrator.api.openai.support import stock
-from tests.orchestrator.api.openai.test_chat import CALL, USER, said
+from tests.orchestrator.api.openai.test_chat import CALL, USER, programs, said
 from tests.orchestrator.api.support import virtually
 
 
@@ -29,6 +30,24 @@ async def test_a_named_program_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert ids[0] == ids[1]
     assert [call["usage"]["prompt_tokens"] for call in view["call_views"]] == [7, 7]
     assert [call["finish"] for call in view["call_views"]] == ["stop", "stop"]
+
+
+@virtually
+async def test_a_tool_that_is_out_when_the_server_stops_is_waited_for_again(tmp_path: Path) -> None:
+    settings = Settings(journal=tmp_path / "journal.db")
+    async with stock([CALL], settings=settings) as server:
+        turn = await said(server, USER, False)
+    async with stock(["two million"], settings=settings) as server:
+        await asyncio.sleep(60)
+        asks = {"role": "assistant", "content": "", "tool_calls": turn["calls"]}
+        result = {"role": "tool", "tool_call_id": turn["calls"][0]["id"], "content": "2102650"}
+        assert (await said(server, [*USER, asks, result], False))["content"] == "two million"
+        (program,) = await programs(server)
+        assert [(c["id"], c["state"]) for c in program["call_views"]] == [
+            ("turn0", "ended"),
+            ("turn0-0", "ended"),
+            ("turn2", "ended"),
+        ]
 
 
 @virtually
