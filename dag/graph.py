@@ -95,10 +95,11 @@ class ProgramGraph:
             self._consumers[name] = []
         offset = len(self._calls)
         for call in calls:
-            self._calls[call.id] = call
-            self._variables[call.variable] = call.type
-            self._producers[call.variable] = call.id
-            self._consumers[call.variable] = []
+            id, variable = call.id, call.variable
+            self._calls[id] = call
+            self._variables[variable] = call.type
+            self._producers[variable] = id
+            self._consumers[variable] = []
         for position in plan.order:
             self._add_node(calls[position], offset + position, plan.predecessors[position])
         for call, variables, predecessors in zip(calls, plan.variables, plan.predecessors, strict=True):

@@ -257,19 +257,20 @@ class Program:
         self.unfinished -= 1
         self.ended_calls += 1
         self.bytes += len(encoded)
-        variable = self.variables[call.variable]
+        name = call.variable
+        variable = self.variables[name]
         variable.settled = True
         if len(encoded) > self._inline_bytes:
             variable.large, self.has_large = _large(encoded), True
-        self.values[call.variable] = value
+        self.values[name] = value
         seq = self.log.hold()
         commit = self.host.record(Written(self.id, call.id, encoded, seq, now, facts))
         self.log.add(now, EventKind.CALL_ENDED, call.id, attempt=self.attempt(run), cache=_hit(run))
-        self._tell_value(now, call.id, call.variable, value)
-        for name in self.graph.end(call.id):
-            self._ready(self.calls[name], now)
+        self._tell_value(now, call.id, name, value)
+        for freed in self.graph.end(call.id):
+            self._ready(self.calls[freed], now)
         self._pass_turn(call.id)
-        commit.then(_Publication(self, (call.variable,)))
+        commit.then(_Publication(self, (name,)))
         self.settle(now)
 
     def _tell_value(self, now: float, call: str | None, name: str, value: JsonValue) -> None:

@@ -1,4 +1,4 @@
-"""Tools that had worked for a call before it was made: told in the timeline, kept over a restart, counted in metrics."""
+"""Tools that had worked for a call before it was made: told in the timeline, kept over a restart, counted."""
 
 from __future__ import annotations
 
