@@ -217,7 +217,7 @@ async def measure(url: str, asked: Sequence[Asked], gold: Gold, quick: bool) -> 
     some = asked[::5] if quick else asked
     async with AsyncClient(url) as client:
         figures, detail = await quality(client, some, gold)
-        more, times = await latency(asked[: 12 if quick else 30], 2 if quick else 3)
+        more, times = await latency(asked[: 12 if quick else 30], 2 if quick else 6)
     return figures | more, detail | times
 
 

@@ -16,8 +16,8 @@ from rich.text import Text
 from examples.rag import library
 from examples.rag.answers import Answer
 from examples.rag.program import answer
-from examples.terminal import hold, run_shown
-from tenuto import local
+from examples.terminal import ANSWER_S, hold, run_shown
+from tenuto import Objective, local
 
 MODEL = "bundled:geo-docs"
 ENGINE = {"draft_tokens": 32}
@@ -47,7 +47,8 @@ class Report:
 
 def ask(question: str, console: Console | None) -> Report:
     """Run one program; with a console, show it live."""
-    outcome = run_shown(lambda: answer.submit(question), question, console)
+    timed = answer.options(objective=Objective(kind="deadline", deadline_s=ANSWER_S))
+    outcome = run_shown(lambda: timed.submit(question), question, console)
     found = outcome.value or Answer("")
     return Report(
         question=question,
@@ -77,6 +78,6 @@ def demo(questions: Iterable[str] = (), *, docs: Path | None = None, as_json: bo
 
     def prepare(stack: ExitStack) -> None:
         library.index()
-        stack.enter_context(local(model=model, engine=ENGINE))
+        stack.enter_context(local(model=model, engine=ENGINE, semantic_cache={"mode": "exact"}))
 
     return hold("tenuto demo rag", tuple(questions) or QUESTIONS, prepare, ask, _show, as_json=as_json)

@@ -13,7 +13,7 @@ PLANNING = "Write what must be looked up to answer the question, one short searc
 QUOTING = f"Write the numbered sentence that answers the search, word for word. If none does, write: {NONE}"
 
 
-@llm(system=PLANNING, max_tokens=48, temperature=0.0)
+@llm(system=PLANNING, max_tokens=48, temperature=0.0, cache=CacheControl(mode="exact"))
 def plan(question: str, normal: str) -> str:
     """{{question}}<normal><plan> {{normal}}"""
     ...

@@ -93,6 +93,19 @@ def test_an_answer_hangs_on_the_version_of_its_document(pages: Path) -> None:
     assert old.tags != new.tags and old.mode == "exact"
 
 
+def test_a_repeat_comes_from_the_cache_until_its_document_changes(pages: Path) -> None:
+    script = ScriptedModel({"plan": "capital of e1", "quote": NONE})
+    with server(semantic_cache={"mode": "exact"}), no_real_engine(), override(script):
+
+        def written() -> tuple[int, int]:
+            program.answer.run("What is the capital of Peru?")
+            return len(script.prompts("plan")), len(script.prompts("quote"))
+
+        assert written() == written() == (1, 4)
+        (pages / "peru.md").write_text("# Peru\n\nIts capital is Cusco.\n")
+        assert written() == (1, 5)  # one passage of the new version
+
+
 def test_the_demo_says_what_is_wrong_with_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.demo(["x"], docs=tmp_path / "none", as_json=True) == 1
     assert "there is no such folder" in capsys.readouterr().err
