@@ -74,7 +74,6 @@ def main() -> None:
 def _large_figures(args: argparse.Namespace, detail: dict[str, Any]) -> list[Figure]:
     entries = args.entries or (50_000 if args.quick else 1_000_000)
     questions, queries = Questions(entries, args.seed), 300 if args.quick else 2_000
-    gc.collect()
     before = _resident()
     table = EntryTable(capacity=entries)
     index = VectorIndex(DIMENSIONS, table.living)
@@ -113,8 +112,6 @@ def _large_figures(args: argparse.Namespace, detail: dict[str, Any]) -> list[Fig
         latencies.append(time.perf_counter() - began)
         found.append(int(ids[0]) if len(ids) else -1)
     checked = min(queries, 300)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # the rows that waited for the graph are free again: give them back
     held = _resident() - before
     detail["large"] = {
         "entries": entries,
@@ -138,7 +135,9 @@ def _large_figures(args: argparse.Namespace, detail: dict[str, Any]) -> list[Fig
 
 
 def _resident() -> int:
-    """Bytes of this process that are in memory: what graph, table and keys really take."""
+    """Bytes of this process that are in memory, once what is free was given back: what is really taken."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
