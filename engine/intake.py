@@ -138,7 +138,7 @@ class Intake:
         if request.prompt_ids:
             check_ids(prompt[common:], self._info.vocab_size)
         if request.sampling.logit_bias:
-            check_ids([token for token, _ in request.sampling.logit_bias], self._info.vocab_size)
+            check_ids([token for token, _ in request.sampling.logit_bias], self._info.vocab_size, "logit_bias")
         return prompt, common
 
     def _compiler(self) -> GrammarCompiler:
@@ -167,13 +167,13 @@ def check_request(request: GenerateRequest) -> None:
             raise InvalidRequest(f"{name} must be {wanted}, not {getattr(request, name)!r}")
 
 
-def check_ids(ids: Seq[int], vocab_size: int) -> None:
-    """Raise `InvalidRequest` naming the first id that the model does not know."""
+def check_ids(ids: Seq[int], vocab_size: int, place: str = "prompt") -> None:
+    """Raise `InvalidRequest` naming the first id that the model does not know, and the `place` where it stands."""
     if set(map(type, ids)) <= {int} and min(ids, default=0) >= 0 and max(ids, default=0) < vocab_size:
         return
     for token in ids:
         if not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise InvalidRequest(f"prompt id {token!r} is outside the vocabulary of {vocab_size}")
+            raise InvalidRequest(f"{place} id {token!r} is outside the vocabulary of {vocab_size}")
 
 
 def check_key(key: PriorityKey) -> None:

@@ -107,6 +107,7 @@ def test_times_come_from_the_clock() -> None:
         (request("x", [1], 5, min_p=1.5), InvalidRequest, "min_p"),
         (request("x", [1], 5, stop=("",)), InvalidRequest, "stop"),
         (request("x", [1], 5, seed=0.5), InvalidRequest, "seed"),
+        (request("x", [1], 5, logit_bias=((999, 1.0),)), InvalidRequest, "logit_bias id 999"),
         (request("x", [1], 5, key=float("nan")), InvalidRequest, "priority key"),
         (request("x", [1], 5, key=None), InvalidRequest, "priority key"),  # type: ignore[arg-type]
         (request("x", ["a"], 5), InvalidRequest, "prompt id 'a'"),  # type: ignore[list-item]
