@@ -337,7 +337,8 @@ async def _eviction_figures(args: argparse.Namespace, detail: dict[str, Any]) ->
             await cache.import_(_lines(texts[first:last], vectors[first:last], "known", "strict"), author="p")
         await cache.settle()
         assert cache.stats().entries == capacity
-        reading, latencies = asyncio.create_task(_read()), []
+        latencies: list[float] = []
+        reading = asyncio.create_task(_read())
         for number, text in enumerate(texts[capacity:]):
             if number == inserts // 10:  # code and tables have been touched once
                 reading.cancel()
