@@ -188,8 +188,11 @@ class Tables:
             host.pool.refer(sources)
             self._make_room(sequence, len(sources))
             parent = table[-1] if table else ROOT
-            table.extend(self._cache.load(sequence.hashes, len(table), parent, sources, sequence.program))
-            host.pool.drop(sources)
+            loaded = self._cache.load(sequence.hashes, len(table), parent, sources, sequence.program)
+            table.extend(loaded)
+            # The device has them now, and brings them back when they leave it.
+            host.pool.drop(sources[len(loaded) :])
+            host.pool.drop(sources[: len(loaded)], spare=True)
 
     def _adopt_tail(self, sequence: Sequence, digest: Digest, tokens: int) -> None:
         """Go on in a partial block: in the block itself if nobody else is, else in a copy."""

@@ -103,8 +103,11 @@ class BlockPool:
         self.active += len(idle)
         self.leased -= len(idle) - self._uncache(idle)
 
-    def drop(self, blocks: Blocks[int]) -> None:
-        """A sequence lets go of a chain. What nobody else holds becomes leased, else cached if listed, else free."""
+    def drop(self, blocks: Blocks[int], *, spare: bool = False) -> None:
+        """A sequence lets go of a chain. What nobody else holds becomes leased, else cached if listed, else free.
+
+        `spare`: there is another copy, so these are to be evicted before all others.
+        """
         places = places_of(blocks)[::-1].copy()
         refs = self._refs.take(places) - 1
         self._refs[places] = refs
@@ -115,7 +118,7 @@ class BlockPool:
             self.leased += len(idle)
             idle = idle[free]
             self.leased -= len(idle)
-        self._leave(idle)
+        self._leave(idle, spare=spare)
 
     def lease(self, blocks: Blocks[int]) -> None:
         """One more lease holds `blocks`, which are active, leased or cached."""
@@ -185,7 +188,7 @@ class BlockPool:
             self.cached -= cached
         return cached
 
-    def _leave(self, places: Places) -> None:
+    def _leave(self, places: Places, *, spare: bool = False) -> None:
         """Nobody holds `places` (leaves first) any more."""
         if not len(places):
             return
@@ -196,7 +199,7 @@ class BlockPool:
         if len(run):
             self._number += 1
             self._marks[run] = self._number
-            self._runs.append((self._number, run))
+            (self._runs.appendleft if spare else self._runs.append)((self._number, run))
             self.cached += len(run)
             self._queued += len(run)
             if self._queued > 4 * self.total + 64:

@@ -242,10 +242,15 @@ class BlockCache:
         if not self.spills:
             return
         digests, parents, programs = self.device.index.lineage(blocks)
-        absent = self.host.index.absent(digests)
+        kept = self.host.index.each(digests)
+        there = blocks_of([block for block in kept if block is not None])
+        absent = [index for index, block in enumerate(kept) if block is None]
+        self.host.pool.refer(there)  # they count as used now, like those that are copied
         # The last to go are the nearest to the root: without them the others cannot be found.
         absent = absent[max(len(absent) - self.host.pool.available, 0) :]
         new = self.host.take(len(absent)) if absent else None
+        there.reverse()
+        self.host.pool.drop(there)
         if new is None:
             return
         names = [programs[index] for index in absent]

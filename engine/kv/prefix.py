@@ -120,11 +120,6 @@ class PrefixIndex:
         """The block of each digest; None where it is not here."""
         return list(map(self._blocks.get, digests))
 
-    def absent(self, digests: Sequence[Digest]) -> list[int]:
-        """The indices of the digests that are not here."""
-        known = self._blocks
-        return [index for index, digest in enumerate(digests) if digest not in known]
-
     def lineage(self, blocks: Places) -> tuple[list[Digest], list[Digest | None], list[str]]:
         """Digests, parents' digests and programs of listed blocks."""
         return self._digests[blocks].tolist(), self._parents[blocks].tolist(), self.programs(blocks)

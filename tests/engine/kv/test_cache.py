@@ -211,6 +211,24 @@ def test_what_is_evicted_from_the_device_spills_to_the_host_and_is_found_there()
     assert cache.host.pool.cached == 3, "what is there already is not copied again, and the full host gives way"
 
 
+def test_the_tiers_together_hold_as_much_as_both() -> None:
+    cache = BlockCache(8, ManualClock(), host_blocks=12)  # four beside what is on its way
+    chains = [list(range(100 * n, 100 * n + 4 * BLOCK_TOKENS)) for n in range(1, 5)]  # 16 blocks
+    for tokens in chains:
+        cache.release(store(cache, tokens))
+    for tokens in chains * 2:
+        digests = chain(tokens)
+        table = cache.find(digests, 4)
+        cache.device.pool.refer(table)
+        sources = cache.host.index.run(digests, len(table), 4)
+        assert len(table) + len(sources) == 4, "something was dropped although there was room for it"
+        cache.host.pool.refer(sources)
+        loaded = cache.load(digests, len(table), table[-1] if table else ROOT, sources, "p")
+        cache.host.pool.drop(sources, spare=True)
+        cache.release(table + loaded)
+        cache.check()
+
+
 def test_nothing_spills_when_computing_is_cheaper() -> None:
     cache = BlockCache(2, ManualClock(), host_blocks=3)
     cache.spills = False
