@@ -353,7 +353,8 @@ class LocalEngine:
             return [fault for _ in step.sampled]
 
     def _distrust(self, step: Step) -> None:
-        """Nobody knows which of a failed step's copies were made: their targets are found and used no more."""
+        """Nobody knows what a failed step has written: its blocks and its copies' targets are used no more."""
+        self._scheduler.restart(step.targets(), step.sequences)
         for kind, pairs in step.copies:
             targets = [target for _, target in pairs]
             store = self._cache.host if kind is CopyKind.DEVICE_TO_HOST else self._cache.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from engine.config import BLOCK_TOKENS
 from engine.kv.cache import CopyKind
 from engine.sequence import Sequence
 
@@ -46,6 +47,12 @@ class Step:
     @property
     def sequences(self) -> list[Sequence]:
         return self.decodes + [piece.sequence for piece in self.pieces]
+
+    def targets(self) -> set[int]:
+        """The device blocks that it writes. Others may go on in those that it fills: they are listed before it runs."""
+        last = {one.table[(len(one.tokens) - 1) // BLOCK_TOKENS] for one in self.decodes}
+        spans = ((p.sequence.table, p.start // BLOCK_TOKENS, p.start + p.count - 1) for p in self.pieces)
+        return last.union(*(table[first : end // BLOCK_TOKENS + 1] for table, first, end in spans))
 
     @property
     def tokens(self) -> int:

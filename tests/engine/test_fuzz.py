@@ -21,3 +21,8 @@ def test_the_traffic_exercises_what_it_claims_to() -> None:
     seen = (tally.preempted, tally.recomputed, tally.copied, tally.forked, tally.continued, tally.drafted)
     assert min(seen) > 0, seen
     assert {LeaseOutcome.HANDOFF, LeaseOutcome.EXPIRED, LeaseOutcome.PRESSURE} <= tally.leases.keys()
+
+
+def test_who_went_on_in_blocks_of_a_step_that_failed_computes_them_again() -> None:
+    """Of 450 engines this one had a step fail whose blocks a sequence outside that step had taken up already."""
+    assert Traffic(1_000_178).run(200).finished > 10
