@@ -20,7 +20,7 @@ from semantic_cache.index.scan import Ids, ScanRows, Similarities, Vectors
 
 LINKS = 16
 EXPANSION_ADD = 80
-EXPANSION_SEARCH = 56
+EXPANSION_SEARCH = 72
 FIRST_ROWS = 16_384
 """Rows of a partition's first graph. Each next one at least doubles: soon most can be found, and little is copied."""
 
