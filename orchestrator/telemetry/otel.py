@@ -163,9 +163,11 @@ class _ProgramSpan:
             names.REQUEST_MODEL: model,
             names.REQUEST_MAX_TOKENS: sampling.max_tokens,
             names.REQUEST_TEMPERATURE: sampling.temperature,
-            names.REQUEST_TOP_P: sampling.top_p,
-            names.OUTPUT_TYPE: "json" if isinstance(call.type, JsonType) else "text",
         }
+        if isinstance(call.type, JsonType):
+            attributes[names.OUTPUT_TYPE] = "json"
+        if sampling.top_p < 1.0:
+            attributes[names.REQUEST_TOP_P] = sampling.top_p
         if sampling.top_k:
             attributes[names.REQUEST_TOP_K] = sampling.top_k
         if sampling.seed is not None:
