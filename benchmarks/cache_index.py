@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.cache_vectors import DIMENSIONS, Questions
 from benchmarks.common import Figure, conditions, finish, parser, percentile
-from orchestrator.cli.server import settle_memory
+from orchestrator.cli.server import settle_interpreter
 from semantic_cache import (
     Answer,
     CacheRequest,
@@ -59,7 +59,7 @@ def main() -> None:
     arguments.add_argument("--embedder", default=None, help="model directory or hub id; default: the installed weights")
     args = arguments.parse_args()
     at_start = conditions(args.seed, args.quick)
-    settle_memory()  # as the server does
+    settle_interpreter()  # as the server does
     detail: dict[str, Any] = {}
     figures = _partition_figures(args, detail)
     figures += asyncio.run(_miss_figures(args, detail))

@@ -22,7 +22,7 @@ from benchmarks.common import Figure, conditions, finish, parser, percentile
 from benchmarks.function_plans import malformed, plan, read, silent_drops
 from benchmarks.function_server import Line, PlannerEngine, bench, planned
 from dag.plan import PlannedCall
-from orchestrator.cli.server import settle_memory
+from orchestrator.cli.server import settle_interpreter
 from tenuto import tool
 
 HANG_S = 5.0
@@ -170,7 +170,7 @@ def measure(quick: bool, seed: int) -> tuple[list[Figure], dict[str, Any]]:
 def main() -> None:
     args = parser("functions", __doc__ or "").parse_args()
     at_start = conditions(args.seed, args.quick)
-    settle_memory()
+    settle_interpreter()
     figures, detail = measure(args.quick, args.seed)
     finish("functions", figures, args=args, at_start=at_start, detail=detail)
 

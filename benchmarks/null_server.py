@@ -16,7 +16,7 @@ import uvloop
 
 from benchmarks.null_engine import NullEngine
 from orchestrator.app import assemble, create_app
-from orchestrator.cli.server import Server, server_config, settle_memory
+from orchestrator.cli.server import Server, server_config, settle_interpreter
 from orchestrator.config import load
 
 
@@ -47,7 +47,7 @@ async def _serve(journal: Path) -> None:
 
     loop.add_reader(0, stop)
     async with app.router.lifespan_context(app):
-        settle_memory()
+        settle_interpreter()
         await server.serve(sockets=[listener])
 
 

@@ -32,7 +32,7 @@ from benchmarks import graphs
 from benchmarks.common import ROOT, Figure, conditions, finish, parser, percentile
 from benchmarks.null_engine import NullEngine
 from orchestrator.app import assemble, create_app
-from orchestrator.cli.server import settle_memory
+from orchestrator.cli.server import settle_interpreter
 from orchestrator.config import load
 from tenuto import AsyncClient
 from tenuto.testing import ASGITransport
@@ -165,7 +165,7 @@ async def sustained(url: str, for_s: float) -> float:
 async def measure(args: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
     """All figures; each part alone, one after the other."""
     chains, length, steps, for_s = (5, 200, 8, 4.0) if args.quick else (30, 500, 60, 20.0)
-    settle_memory()  # as `tenuto serve` does
+    settle_interpreter()  # as `tenuto serve` does
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         inside = await in_process(chains, length, directory / "inside.db")

@@ -88,7 +88,7 @@ def _given(**flags: Any) -> dict[str, Any] | None:
 
 async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: bool) -> None:
     from orchestrator.app import create_app
-    from orchestrator.cli.server import Server, server_config, settle_memory
+    from orchestrator.cli.server import Server, server_config, settle_interpreter
 
     app = create_app(settings, listens=True)
     server = Server(
@@ -100,7 +100,7 @@ async def _serve(settings: Settings, listener: socket.socket, exit_with_parent: 
         _on_end_of_stdin(server.stop)
     # The lifespan is ours, not uvicorn's, so that what goes wrong in it can be told in a line.
     async with app.router.lifespan_context(app):
-        settle_memory()
+        settle_interpreter()
         await server.serve(sockets=[listener])
 
 

@@ -7,6 +7,7 @@ in. Never decides when: `partitions` does.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from semantic_cache.index.scan import Ids, ScanRows, Similarities, Vectors
 
 LINKS = 16
 EXPANSION_ADD = 80
-EXPANSION_SEARCH = 72
+_WIDTH, _NARROW_ROWS, _WIDTH_DOUBLING = 40, 65_536, 8
+"""Rows looked at in a search: so many up to a size, then more for each doubling, or recall would fall."""
 FIRST_ROWS = 16_384
 """Rows of a partition's first graph. Each next one at least doubles: soon most can be found, and little is copied."""
 
@@ -42,6 +44,7 @@ class Graph:
         self._library = _library()
         self._index = index
         self._graph = self._library.downcast_index(index.index)
+        self._fit_width()
 
     @classmethod
     def empty(cls, dimensions: int) -> Graph:
@@ -51,7 +54,6 @@ class Graph:
             dimensions, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT
         )  # half precision needs no training
         graph.hnsw.efConstruction = EXPANSION_ADD
-        graph.hnsw.efSearch = EXPANSION_SEARCH
         return cls(faiss.IndexIDMap(graph))
 
     @classmethod
@@ -90,6 +92,10 @@ class Graph:
         """Add rows; `vectors` has shape [len(ids), dimensions]. No other thread may use the graph meanwhile."""
         self._library.omp_set_num_threads(threads)
         self._index.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), ids)
+        self._fit_width()
+
+    def _fit_width(self) -> None:
+        self._graph.hnsw.efSearch = search_width(len(self))
 
     def nearest(self, vector: Vectors, count: int) -> tuple[Ids, Similarities]:
         """About the `count` most similar rows, best first."""
@@ -113,6 +119,11 @@ class Graph:
         with building.open("rb+") as file:
             os.fsync(file.fileno())
         building.replace(path)
+
+
+def search_width(rows: int) -> int:
+    """How many rows a search in a graph of this size looks at (efSearch)."""
+    return _WIDTH + round(_WIDTH_DOUBLING * max(0.0, math.log2(max(rows, 1) / _NARROW_ROWS)))
 
 
 def _library() -> Any:
