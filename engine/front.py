@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, Self
 
 from engine.ipc import Call, Method, Output, Ready
@@ -27,9 +28,7 @@ from engine.protocol import (
     PriorityKey,
     TokenChunk,
 )
-
-_MAX_EVENTS = 65_536
-"""Events kept for a subscriber that does not read; older ones are dropped."""
+from engine.subscribers import Subscribers
 
 
 class EngineFront(ABC):
@@ -40,7 +39,7 @@ class EngineFront(ABC):
         self._lost: EngineLost | None = None
         self._streams: dict[str, asyncio.Queue[TokenChunk | EngineError]] = {}
         self._replies: dict[int, asyncio.Future[Any]] = {}
-        self._subscribers: set[asyncio.Queue[EngineEvent | None]] = set()
+        self._subscribers = Subscribers()
         self._numbers = 0
         self._kv: tuple[KVBlocks, ...] = ()
 
@@ -124,13 +123,9 @@ class EngineFront(ABC):
     async def events(self) -> AsyncIterator[EngineEvent]:
         """What changes from now on, until the engine ends."""
         self._check()
-        queue: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
-        self._subscribers.add(queue)
-        try:
-            while (event := await queue.get()) is not None:
+        async with aclosing(self._subscribers.events()) as events:
+            async for event in events:
                 yield event
-        finally:
-            self._subscribers.discard(queue)
 
     @abstractmethod
     async def close(self) -> None:
@@ -181,11 +176,7 @@ class EngineFront(ABC):
                 future.set_exception(reply.error)
             else:
                 future.set_result(reply.value)
-        for queue in self._subscribers:
-            for event in output.events:
-                if queue.qsize() >= _MAX_EVENTS:
-                    queue.get_nowait()
-                queue.put_nowait(event)
+        self._subscribers.tell(output.events)
 
     def _on_lost(self, message: str) -> None:
         """The engine is gone: everything that waits hears it. Only the first call counts."""
@@ -197,5 +188,4 @@ class EngineFront(ABC):
         for future in self._replies.values():
             if not future.done():
                 future.set_exception(EngineLost(message))
-        for queue in self._subscribers:
-            queue.put_nowait(None)
+        self._subscribers.end()

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Seq
+from contextlib import aclosing
 
 from engine.clock import LoopClock
 from engine.costs import EngineProfile
@@ -31,6 +32,7 @@ from engine.protocol import (
 from engine.simulated_core import Pace, SimulatedCore
 from engine.step import Step
 from engine.streams import PromptBook
+from engine.subscribers import Subscribers
 
 
 class _Stream:
@@ -67,7 +69,7 @@ class SimulatedEngine:
         self._lease_share = lease_share
         self.core = self._fresh()
         self._streams: dict[str, _Stream] = {}
-        self._subscribers: set[asyncio.Queue[EngineEvent | None]] = set()
+        self._subscribers = Subscribers()
         self._step: Step | None = None
         self._steps = 0
         self._began_s = 0.0
@@ -184,13 +186,9 @@ class SimulatedEngine:
     async def events(self) -> AsyncIterator[EngineEvent]:
         """What changes from now on, until the engine ends."""
         self._check()
-        queue: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
-        self._subscribers.add(queue)
-        try:
-            while (event := await queue.get()) is not None:
+        async with aclosing(self._subscribers.events()) as events:
+            async for event in events:
                 yield event
-        finally:
-            self._subscribers.discard(queue)
 
     async def close(self) -> None:
         self.lose("the engine was closed")
@@ -216,8 +214,7 @@ class SimulatedEngine:
         self._step = None
         for stream in self._streams.values():
             stream.put(EngineLost(message))
-        for queue in self._subscribers:
-            queue.put_nowait(None)
+        self._subscribers.end()
         if self._death is not None and not self._death.done():
             self._death.set_result(None)
 
@@ -295,11 +292,11 @@ class SimulatedEngine:
             if isinstance(item, TokenChunk) and item.usage is not None:
                 self.recomputed_tokens += item.usage.recomputed_tokens
                 self.preemptions += item.usage.preemptions
-        for event in self.core.drain_events():
-            if self.on_event is not None:
+        events = self.core.drain_events()
+        if self.on_event is not None:
+            for event in events:
                 self.on_event(event)
-            for queue in self._subscribers:
-                queue.put_nowait(event)
+        self._subscribers.tell(events)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
