@@ -494,10 +494,7 @@ class Scheduler:
         assert sorted(rows) == list(range(self._max_running)), "rows are lost or shared"
         self.tables.check(live)
         for sequence in self._running + self._paused:
-            assert not sequence.queued
-            assert sequence.computed <= len(sequence.table) * BLOCK_TOKENS, "a table is too short"
-            assert sequence.computed < len(sequence.tokens), "a sequence has nothing left to compute"
-            assert not sequence.decoding or sequence.computed == len(sequence.tokens) - 1, "a decode is not at its end"
+            sequence.check_on_device()
         for sequence in () if self._stale else self._decodes:
             assert sequence.decoding and sequence.state is State.RUNNING, "a sequence decodes that should not"
         lacking = {s.id for s in self._running if s.decoding and len(s.table) * BLOCK_TOKENS <= s.computed}

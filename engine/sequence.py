@@ -113,3 +113,10 @@ class Sequence:
     def tail_digest(self) -> Digest | None:
         """The name of the partial last block of what is computed; None if there is none."""
         return tail_digest(self.hash_blocks(), self.tokens, self.computed, self.salt)
+
+    def check_on_device(self) -> None:
+        """Raise AssertionError unless what it holds on the device and what is computed agree."""
+        assert not self.queued, "one that holds blocks waits as if it held none"
+        assert self.computed <= len(self.table) * BLOCK_TOKENS, "a table is too short"
+        assert self.computed < len(self.tokens), "a sequence has nothing left to compute"
+        assert not self.decoding or self.computed == len(self.tokens) - 1, "a decode is not at its end"
