@@ -490,7 +490,7 @@ class Scheduler:
         assert [s.queued for s in waiting] == [not s.table for s in waiting], "who is paused is mixed up"
         assert {s.id for s in waiting if s.table} == {s.id for s in self._paused}, "a paused sequence is lost"
         assert {s.id for s in self._running if not s.decoding} == {s.id for s in self._prefilling}
-        assert sorted([s.row for s in self._running] + self._rows) == [*range(self._max_running)], "rows are lost or shared"
+        assert sorted([s.row for s in self._running] + self._rows) == [*range(self._max_running)], "rows are lost"
         self.tables.check(live)
         for sequence in self._running + self._paused:
             sequence.check_on_device()
