@@ -26,7 +26,8 @@ class EngineConfig:
     0 is the model's own context. `model` is a directory, or the id of one on the Hugging Face hub. `adapters`: (name,
     PEFT directory) pairs, of which `adapters_kept` stay in memory. `draft_tokens`: the most tokens that prompt lookup
     guesses for a sequence and step (0: none). `trace_steps`: the share of steps that are told of, for traces. `debug`
-    compares every block that is copied between the tiers with what it was.
+    compares every block that is copied between the tiers with what it was. `compile` has torch's compiler make one
+    kernel of each norm and activation on a CPU: half a minute at the start, and a C++ compiler must be there.
     """
 
     model: str
@@ -49,6 +50,7 @@ class EngineConfig:
     adapters_kept: int = 8
     draft_tokens: int = 0
     trace_steps: float = 0.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype != "auto" and self.dtype not in DTYPES:

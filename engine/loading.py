@@ -66,6 +66,7 @@ def load_engine(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
             context_tokens=context,
             host_blocks=host_blocks,
             adapters=active,
+            compile=config.compile,
         )
     except (RuntimeError, MemoryError) as error:
         raise ModelLoadError(f"no memory for {blocks} KV blocks and {host_blocks} on the host: {error}") from None
@@ -110,9 +111,12 @@ def make_runner(
     context_tokens: int,
     host_blocks: int = 0,
     adapters: ActiveAdapters | None = None,
+    compile: bool = False,
 ) -> Inspectable:
     """What runs the model where its weights are: Triton's kernels on CUDA, torch elsewhere and without Triton."""
     like = weights.embedding
+    if compile and like.device.type != "cpu":
+        raise ModelLoadError("compile is for CPUs: on CUDA the kernels are compiled as they are. Leave it out")
     if like.device.type == "cuda" and find_spec("triton") is not None:
         from engine.device_runner import DeviceRunner
         from engine.ops.triton_ops import TritonOps
@@ -126,13 +130,25 @@ def make_runner(
             adapters=adapters,
         )
     return ModelRunner(
-        Decoder(spec, weights, TorchOps(spec, like, context_tokens)),
+        Decoder(
+            spec, weights, _compiled(spec, like, context_tokens) if compile else TorchOps(spec, like, context_tokens)
+        ),
         blocks=blocks,
         max_running=max_running,
         context_tokens=context_tokens,
         host_blocks=host_blocks,
         adapters=adapters,
     )
+
+
+def _compiled(spec: ModelSpec, like: torch.Tensor, context_tokens: int) -> TorchOps:
+    from engine.ops.compiled import CompiledOps
+
+    try:
+        return CompiledOps(spec, like, context_tokens)
+    except Exception as error:  # of the compiler, or of what it calls
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelLoadError(f"compile: torch's compiler does not work here: {reason[0]}. Leave it out") from None
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -73,6 +73,7 @@ class EngineOptions(BaseModel):
     debug: bool | None = Field(default=None, description="check every block that is copied between the tiers")
     draft_tokens: int | None = Field(default=None, ge=0, le=64, description="most tokens guessed at once; 0: none")
     trace_steps: float | None = Field(default=None, ge=0, le=1, description="share of steps that become spans")
+    compile: bool | None = Field(default=None, description="compile norms and activations for this CPU at the start")
 
 
 class Settings(BaseSettings):

@@ -40,6 +40,9 @@ def serve(
     cache_dir: Annotated[
         Path | None, typer.Option(help="Folder of the cache's answers and embedding model. Default: memory.")
     ] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile", help="Compile the model's small parts for this CPU.")
+    ] = None,
     config: Config = None,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when stdin, a pipe, is closed.")
@@ -66,6 +69,7 @@ def serve(
             policy=policy,
             retention=retention,
             semantic_cache=_given(mode=cache, directory=cache_dir),
+            engine=_given(compile=compile),
         )
     except ConfigError as fault:
         fail(str(fault))
