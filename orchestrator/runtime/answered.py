@@ -17,8 +17,10 @@ from engine.protocol import EngineError, FinishReason
 from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
 from orchestrator.caching.caller import Caller
 from orchestrator.caching.traced import embedding_for
+from orchestrator.runtime.admitting import admitted
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.generation import Generation
+from orchestrator.runtime.placing import Visitor
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
 from orchestrator.scheduling import ReadyCall
@@ -137,17 +139,13 @@ class Answered:
         """
         program, call, services = self._program, self._call, self._services
         generation = Generation(services, program, self._run, call)
-        engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
-        program_id = f"cache-shadow/{program.id}"
-        if gate is not None:
-            await gate.enter(program_id, LAST)
+        name = f"cache-shadow/{program.id}"
+        nothing = Visitor(name, program.workflow, None, 0, 0, 0, None)
         try:
-            if gate is not None:
-                await services.engines.serving(engine)
-            return await generation.aside(engine, program_id)
+            async with admitted(services, program, call, name, LAST, lambda engine: nothing) as (engine, _):
+                return await generation.aside(engine, name)
         finally:
-            if gate is not None:
-                gate.leave(program_id)
+            services.placing.ended(name)
 
 
 def caller(program: Program) -> Caller:

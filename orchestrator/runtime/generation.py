@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import aclosing
+from functools import partial
 from hashlib import blake2b
 
 import orjson
@@ -32,10 +33,11 @@ from engine.protocol import (
 from orchestrator.caching.call_cache import LAST, NOTHING, Asked, Generated
 from orchestrator.caching.examples import with_examples
 from orchestrator.journal import Recomputed
-from orchestrator.retention import Chain, Visit, request_id
+from orchestrator.retention import Visit, request_id
+from orchestrator.runtime.admitting import admitted
 from orchestrator.runtime.calls import CallRun
 from orchestrator.runtime.gate import Gate
-from orchestrator.runtime.needs import private_tokens, visitor_of
+from orchestrator.runtime.needs import needs_of
 from orchestrator.runtime.planning import PlanStream
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.services import Services
@@ -83,7 +85,9 @@ class Generation:
         key = services.priorities.call_ready(ReadyCall(program.id, call))
         try:
             self._place = services.cache.enters()
-            async with self._admitted(messages, chain, key) as (engine, gate):
+            needs = partial(needs_of, services, program, call, messages, chain)
+            way_in = admitted(services, program, call, program.id, key, needs, waits=self._waits, left=self._left)
+            async with way_in as (engine, gate):
                 if gate is not None:
                     attempt = program.attempt(self._run)
                     self._visit = services.retention.visit(program, call, engine, attempt, messages, chain)
@@ -93,38 +97,8 @@ class Generation:
         finally:
             services.cache.leaves(self._place)
 
-    @asynccontextmanager
-    async def _admitted(
-        self, messages: tuple[ChatMessage, ...], chain: Chain | None, key: PriorityKey
-    ) -> AsyncIterator[tuple[Engine, Gate | None]]:
-        """A place on an engine while the context is open; without a gate where workers host the model."""
-        program, call, services = self._program, self._call, self._services
-        while True:
-            engine, gate = services.place(call.model, tenant=program.tenant, toolset=program.toolset)
-            if gate is None:
-                yield engine, None
-                return
-            visitor = None
-            if services.placing.several(call.model):
-                visitor = visitor_of(services, program, call, engine, messages, chain)
-                engine = services.placing.choose(call.model, visitor)
-                gate = services.priorities.gate(engine)
-                services.placing.sent(engine, visitor)
-            self._run.behind = services.occupancy.others(engine.name, program.id)
-            try:
-                tokens = private_tokens(services, program, call, engine, messages, chain) if gate.hold.capacity else 0
-                called_away = await gate.enter(program.id, key, tokens)
-                if called_away is None:
-                    try:
-                        await services.engines.serving(engine)  # what it can do is known once it has started
-                        yield engine, gate
-                    finally:
-                        gate.leave(program.id, tokens, self._left(gate))
-                    return
-                key = called_away
-            finally:
-                if visitor is not None:
-                    services.placing.left(engine, visitor)
+    def _waits(self, engine: Engine) -> None:
+        self._run.behind = self._services.occupancy.others(engine.name, self._program.id)
 
     def _left(self, gate: Gate) -> int:
         """Private tokens of KV that the call has left in the engine, until it is decided what is kept of them."""
