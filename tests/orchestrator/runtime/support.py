@@ -172,9 +172,11 @@ class ScriptedEngine:
     `requests` holds every request, `running` the ids that run now, `aborted` those whose iterator was closed early.
     """
 
-    def __init__(self, script: Script = echo, *, name: str = "scripted", grammar: bool = True) -> None:
+    def __init__(
+        self, script: Script = echo, *, name: str = "scripted", serves: str = "", grammar: bool = True
+    ) -> None:
         self.script = script
-        self._name = name
+        self._name, self._serves = name, serves or name
         self._capabilities = Capabilities(priority=PrioritySupport.MUTABLE, grammar=grammar)
         self.requests: list[GenerateRequest] = []
         self.running: set[str] = set()
@@ -191,7 +193,7 @@ class ScriptedEngine:
 
     @property
     def model(self) -> ModelInfo:
-        return ModelInfo(name=self._name, context_tokens=10**6, vocab_size=256)
+        return ModelInfo(name=self._serves, context_tokens=10**6, vocab_size=256)
 
     def calls(self, call: str) -> list[GenerateRequest]:
         """The requests of one call, in order."""

@@ -9,14 +9,19 @@ import pytest
 from engine.costs import profile
 from engine.protocol import Capabilities
 from engine.simulated import PromptBook, SimulatedEngine
+from orchestrator.caching.call_cache import LAST
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool, replica_name
+from orchestrator.limits import Limits
 from orchestrator.retention import Retention
+from orchestrator.runtime.admitting import admitted
 from orchestrator.runtime.gate import Gate
 from orchestrator.runtime.placing import Placing, Visitor
 from orchestrator.runtime.priorities import Priorities
 from orchestrator.scheduling import Hold, make_policy
 from orchestrator.virtual_time import VirtualClock, run_virtually
+from tenuto.wire import LLMCall
+from tests.orchestrator.runtime.support import Say, ScriptedEngine, Server, llm, program
 
 
 def visitor(program: str, *, seconds: float | None = 2.0, private: int = 100, workflow: str = "w") -> Visitor:
@@ -140,3 +145,41 @@ def test_engines_of_one_model_have_names_of_their_own() -> None:
             EnginePool([*pool.all(), *pool.all()])
 
     run_virtually(run())
+
+
+async def two_engines() -> tuple[Server, ScriptedEngine]:
+    """A server with two engines of one model, which take one call each; the second engine."""
+    second = ScriptedEngine(name="scripted@2", serves="scripted")
+    server = await Server(more_engines=(second,), limits=Limits(engine_calls=1)).start()
+    server.engine.script = lambda request: Say("a", seconds=100.0)
+    second.script = lambda request: Say("b", seconds=1.0)
+    return server, second
+
+
+async def test_a_call_that_waits_for_a_busy_engine_moves_to_the_one_that_is_free_first() -> None:
+    server, second = await two_engines()
+    slow, quick, waiting = [await server.submit(program(llm("c"))) for _ in range(3)]
+    for id in (quick, waiting):
+        await server.follow(id)
+    assert asyncio.get_running_loop().time() < 10.0
+    assert [request.program for request in second.requests] == [quick, waiting]
+    await server.follow(slow)
+    assert [request.program for request in server.engine.requests] == [slow]
+    await server.close()
+
+
+async def test_a_call_beside_a_program_is_called_away_like_any_other() -> None:
+    server, second = await two_engines()
+    for _ in range(2):
+        await server.submit(program(llm("c")))
+    await asyncio.sleep(0.5)
+    services = server.runtime._services
+    owner = next(iter(server.runtime._archive.shelf.live()))
+    call = owner.calls["c"].call
+    assert isinstance(call, LLMCall)
+    nothing = Visitor("aside", "w", None, 0, 0, 0, None)
+    async with admitted(services, owner, call, "aside", LAST, lambda engine: nothing) as (engine, gate):
+        assert engine is second and gate is not None and gate.calls == 1
+    services.placing.ended("aside")
+    assert gate.calls == 0 and gate.held == 0 and "aside" not in services.placing._stays
+    await server.close()
