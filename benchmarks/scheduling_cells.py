@@ -21,9 +21,8 @@ FCFS_SMALL_HOST = Setting("fcfs", "lru", host_share=0.25)
 OURS_SMALL_HOST = Setting("tenuto", "tenuto", host_share=0.25)
 
 CHAINS, CHAIN_SLOTS = 25, 8
-CAPPED_TOKENS = 4096
-"""What Parrot's latency mode lets on an engine at once; calls of a map-reduce have about 2,600 tokens, so that is 2."""
-_CAPPED_CALLS = 2
+CAPPED_CALLS = 2
+"""Parrot's latency mode lets 4,096 tokens on an engine at once; calls of a map-reduce have about 2,600."""
 MAP_REDUCE_RATE, MAP_REDUCE_SATURATED, MIXED_RATE = 0.15, 1.5, 2.5
 SQL_RATES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
 """Programs a second. Near saturation: the middle of what either side sustains."""
@@ -89,7 +88,7 @@ class Plan:
             Setting(policy, keep, max_running=CHAIN_SLOTS) for policy, keep in (("fcfs", "lru"), ("tenuto", "tenuto"))
         ]
         yield "declared chains", self.made("chains", 0.0, seed, CHAINS), slots
-        capped = Setting("fcfs", "lru", engine_calls=_CAPPED_CALLS)
+        capped = Setting("fcfs", "lru", engine_calls=CAPPED_CALLS)
         yield (
             "declared map-reduce",
             self.made("mapreduce", MAP_REDUCE_RATE, seed, 8 if few else 20),

@@ -225,7 +225,7 @@ def _declared(runs: Runs) -> list[Figure]:
     def many(seed: int) -> Cell:
         return plan.made("mapreduce", cells.MAP_REDUCE_SATURATED, seed, 10 if quick else 60)
 
-    capped = Setting("fcfs", "lru", engine_calls=cells._CAPPED_CALLS)
+    capped = Setting("fcfs", "lru", engine_calls=cells.CAPPED_CALLS)
     figures = [
         Figure("chains_8_slots_mean_vs_fcfs", runs.ratio("chains mean", chains, few, ours, _mean_s), ">=", 1.55),
         Figure(

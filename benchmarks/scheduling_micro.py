@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
-from benchmarks.common import percentile
 from benchmarks.random_schedules import run_schedules
 from dag.graph import ProgramGraph
 from engine.protocol import Usage
@@ -32,7 +31,6 @@ class Micro:
     """`event_s`: mean seconds of one event; `schedules` run, `faults` of them deadlocked or leaked."""
 
     event_s: float = float("nan")
-    event_p99_s: float = float("nan")
     schedules: int = 0
     faults: int = 0
 
@@ -42,9 +40,7 @@ def measure(seed: int, *, quick: bool) -> Micro:
     times = event_seconds(seed, 2_000 if quick else LIVE, 2_000 if quick else 10_000)
     schedules, faults = random_schedules(seed, 300 if quick else SCHEDULES)
     whole = run_schedules(range(seed * 10_000, seed * 10_000 + (20 if quick else 500)))
-    return Micro(
-        sum(times) / len(times), percentile(times, 0.99), schedules + whole.schedules, faults + len(whole.faults)
-    )
+    return Micro(sum(times) / len(times), schedules + whole.schedules, faults + len(whole.faults))
 
 
 def event_seconds(seed: int, live: int, events: int) -> list[float]:

@@ -75,11 +75,6 @@ class BlockCopies:
         for event in {id(e): e for e in map(self._device_busy.get, blocks) if e is not None}.values():
             torch.cuda.current_stream(self._kv.device).wait_event(event)
 
-    def loaded(self, block: int) -> bool:
-        """Whether no copy is in flight that reads or writes this device block."""
-        event = self._device_busy.get(block)
-        return event is None or _is_done(event)
-
     def measure(self) -> float:
         """Seconds a block takes from the host, measured on memory of no one; 0 where copies are not asynchronous."""
         if self._in is None:

@@ -139,10 +139,6 @@ class DeviceRunner:
         else:
             self._copies.within(pairs)
 
-    def loaded(self, block: int) -> bool:
-        """Whether no copy of this device block is in flight."""
-        return self._copies.loaded(block)
-
     @torch.inference_mode()
     def wipe(self, blocks: Seq[int]) -> None:
         """Overwrite blocks whose contents may be NaN."""

@@ -94,13 +94,6 @@ class Busy(RuntimeFault):
     retryable = True
 
 
-class EngineUnavailable(RuntimeFault):
-    name = "engine_unavailable"
-    status = 503
-    title = "No engine can serve the call"
-    retryable = True
-
-
 class JournalUnavailable(RuntimeFault):
     """The disk refused a write: nothing more can be promised until the server is started again."""
 

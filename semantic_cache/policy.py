@@ -128,11 +128,6 @@ def strictest(categories: Iterable[Category], name: str = UNSURE) -> Category:
     )
 
 
-def stricter_sharing(a: Sharing, b: Sharing) -> Sharing:
-    """The one of two that lets fewer read."""
-    return min(a, b, key=_BY_STRICTNESS.index)
-
-
 SHIPPED: tuple[Category, ...] = (
     Category(
         "code", similarity=0.95, floor=0.85, ttl_s=30 * DAY_S, quota=0.2, error_target=0.01, guards=frozenset(Guard),

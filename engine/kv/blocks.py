@@ -66,12 +66,6 @@ class BlockPool:
         """How many sequences hold `block`."""
         return int(self._refs[block])
 
-    def is_leased(self, block: int) -> bool:
-        return bool(self._leases[block])
-
-    def is_cached(self, block: int) -> bool:
-        return bool(self._marks[block])
-
     def is_free(self, block: int) -> bool:
         return not (self._refs[block] or self._leases[block] or self._marks[block])
 

@@ -12,11 +12,6 @@ QUOTE = "<quote>"
 NONE = "not in the documents"
 
 
-def plan_prompt(question: str, names: Sequence[str]) -> str:
-    """The normal form of a question."""
-    return normal(question, names)
-
-
 def quote_prompt(search: str, names: Sequence[str], title: str, sentences: Sequence[str]) -> str:
     """The normal form of a search and of a passage, its sentences numbered."""
     numbered = " ".join(f"[{n}] {normal(text, names)}" for n, text in enumerate(sentences, 1))

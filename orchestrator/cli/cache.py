@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from tenuto import Client
     from tenuto.wire import CacheStatsView, CategoryStatsView
 
-app = typer.Typer(
-    help="Look after the semantic cache of a running server.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(help="Look after the semantic cache of a running server.", no_args_is_help=True, add_completion=False)
 
 Url = Annotated[str | None, typer.Option("--url", help="The server. Default: TENUTO_URL, or 127.0.0.1:7878.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]

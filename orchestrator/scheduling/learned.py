@@ -40,6 +40,11 @@ class Sample:
         self._sum += value
         self._sums = None
 
+    @property
+    def average(self) -> float:
+        """The plain mean. Raises ZeroDivisionError if nothing was learned."""
+        return self._sum / len(self._sorted)
+
     def mean(self, prior: float) -> float:
         """The mean, drawn towards `prior` as if that had been seen `PSEUDO_SAMPLES` times."""
         return (max(0.0, self._sum) + PSEUDO_SAMPLES * prior) / (len(self._sorted) + PSEUDO_SAMPLES)

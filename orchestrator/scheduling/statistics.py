@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import OrderedDict, deque
+from collections import OrderedDict
 
+from orchestrator.scheduling.learned import Sample
 from tenuto.wire import Call, FunctionCall
 
 
 def stage_of(call: Call) -> str:
     """The name under which a call's workflow learns of it: its stage, else its tool, else nothing."""
     return call.stage or (call.tool if isinstance(call, FunctionCall) else "")
-
-
-class _Window:
-    """The last `size` samples, also kept sorted, so that any quantile is one look-up."""
-
-    __slots__ = ("_arrival", "_size", "_sorted", "_sum")
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._arrival: deque[float] = deque()
-        self._sorted: list[float] = []
-        self._sum = 0.0
-
-    def add(self, sample: float) -> None:
-        if len(self._arrival) == self._size:
-            oldest = self._arrival.popleft()
-            del self._sorted[bisect_left(self._sorted, oldest)]
-            self._sum -= oldest
-        self._arrival.append(sample)
-        insort(self._sorted, sample)
-        self._sum += sample
-
-    def mean(self) -> float:
-        return self._sum / len(self._arrival)
-
-    def quantile(self, q: float) -> float:
-        return self._sorted[min(len(self._sorted) - 1, int(q * len(self._sorted)))]
 
 
 class StageStatistics:
@@ -50,8 +23,8 @@ class StageStatistics:
     def __init__(self, *, window: int = 128, stages: int = 10_000) -> None:
         self._window = window
         self._stages = stages
-        self._seconds: OrderedDict[tuple[str, str], _Window] = OrderedDict()
-        self._tokens: OrderedDict[tuple[str, str], _Window] = OrderedDict()
+        self._seconds: OrderedDict[tuple[str, str], Sample] = OrderedDict()
+        self._tokens: OrderedDict[tuple[str, str], Sample] = OrderedDict()
 
     def learn(self, workflow: str, call: Call, *, seconds: float, output_tokens: int | None = None) -> None:
         """A call ended well after `seconds` of work; `output_tokens` for generations."""
@@ -63,17 +36,17 @@ class StageStatistics:
     def seconds(self, workflow: str, call: Call) -> float | None:
         """Expected seconds of work: the mean of the call's stage, else the call's own hint, else None."""
         window = self._seconds.get((workflow, stage_of(call)))
-        return window.mean() if window is not None else call.expected_s
+        return window.average if window is not None else call.expected_s
 
     def output_tokens(self, workflow: str, call: Call, quantile: float = 0.5) -> int:
         """Expected output length: the `quantile` (0..1) of the call's stage; 0 if none is known."""
         window = self._tokens.get((workflow, stage_of(call)))
         return round(window.quantile(quantile)) if window is not None else 0
 
-    def _of(self, windows: OrderedDict[tuple[str, str], _Window], key: tuple[str, str]) -> _Window:
+    def _of(self, windows: OrderedDict[tuple[str, str], Sample], key: tuple[str, str]) -> Sample:
         window = windows.get(key)
         if window is None:
-            window = windows[key] = _Window(self._window)
+            window = windows[key] = Sample(self._window)
             if len(windows) > self._stages:
                 windows.popitem(last=False)
         else:

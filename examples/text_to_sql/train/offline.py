@@ -5,7 +5,6 @@ Owns batched sampling with transformers' weights under the SQL grammar. Never tr
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +34,6 @@ class Question:
     sql: str
     order_matters: bool
     level: str = ""
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Questions from a JSON-lines file."""
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return [Question(r["id"], r["question"], r["sql"], r["order_matters"], r.get("level", "")) for r in rows]
 
 
 class Writer:

@@ -177,9 +177,7 @@ class Client:
         return await self.request("POST", path, {} if body is None else body, headers=_dashed(headers))
 
     @asynccontextmanager
-    async def stream(
-        self, path: str, query: Mapping[str, Any] | None = None, **headers: str
-    ) -> AsyncIterator[Stream]:
+    async def stream(self, path: str, query: Mapping[str, Any] | None = None, **headers: str) -> AsyncIterator[Stream]:
         """An event stream, open until the block ends: then the client leaves."""
         scope = _scope("GET", path, query, _headers(self.headers, _dashed(headers), None, None))
         async with self._open(scope, b"") as stream:

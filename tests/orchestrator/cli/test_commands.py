@@ -15,7 +15,7 @@ from orchestrator.api.auth import ApiKey, KeyRing
 from orchestrator.cli import app
 from tests.orchestrator.cli.conftest import tenuto
 
-FLOW = '''
+FLOW = """
 from tenuto import gather, tool, workflow
 
 
@@ -32,7 +32,7 @@ async def doubled(number: int, label: str = "twice") -> str:
 @workflow
 async def fails(number: int) -> int:
     raise ValueError("no")
-'''
+"""
 
 
 def test_help_and_version_need_no_server() -> None:
@@ -93,9 +93,7 @@ def test_doctor_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_run_runs_a_workflow_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "flow.py").write_text(FLOW)
-    ended = tenuto(
-        "run", "flow.py:doubled", "-i", "number=21", "-i", "label=7", "--model", "none", cwd=tmp_path
-    )
+    ended = tenuto("run", "flow.py:doubled", "-i", "number=21", "-i", "label=7", "--model", "none", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "7: 42\n"), ended.stderr
 
 

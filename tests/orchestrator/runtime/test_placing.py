@@ -8,7 +8,8 @@ import pytest
 
 from engine.costs import profile
 from engine.protocol import Capabilities
-from engine.simulated import PromptBook, SimulatedEngine
+from engine.simulated import SimulatedEngine
+from engine.streams import PromptBook
 from orchestrator.caching.call_cache import LAST
 from orchestrator.clock import OrchestratorClock
 from orchestrator.engines import EnginePool, replica_name
