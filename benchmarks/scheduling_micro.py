@@ -7,6 +7,7 @@ be given up.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class _Kept:
     tokens: int
     remaining_s: float = 60.0
     recompute_s: float = 1.0
+    reload_s: float = math.inf
 
 
 class _Memory:

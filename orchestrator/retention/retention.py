@@ -419,6 +419,7 @@ class Retention:
             shared_tokens=min(chain.shared, chain.useful),
             remaining_s=lease.remaining_s,
             recompute_s=lease.recompute_s,
+            reload_s=chain.desk.reload_s(lease.nbytes),
             returned=lease.returned,
             until=lease.until,
         )

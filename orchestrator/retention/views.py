@@ -13,7 +13,10 @@ from kv_ttl.ledger import Counters, Tier
 
 @dataclass(frozen=True, slots=True)
 class PausedChain:
-    """A chain under lease, for whoever must choose which one to give up. `tokens`: for this program alone."""
+    """A chain under lease, for whoever must choose which one to give up. `tokens`: for this program alone.
+
+    `recompute_s`, `reload_s`: to have it back once it is given up, from nothing or from the host (inf without one).
+    """
 
     program: str
     tenant: str
@@ -24,6 +27,7 @@ class PausedChain:
     shared_tokens: int
     remaining_s: float
     recompute_s: float
+    reload_s: float
     returned: bool
     until: float
 

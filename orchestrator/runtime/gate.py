@@ -7,7 +7,7 @@ overflow it nor be served in the order of its arrival. Where programs are held, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
@@ -36,6 +36,11 @@ class Parked(Protocol):
         """Engine seconds to compute again what it would give up."""
         ...
 
+    @property
+    def reload_s(self) -> float:
+        """Seconds to copy it back from the host; inf without a host tier."""
+        ...
+
 
 class Parking(Protocol):
     """What is kept for paused programs in the gate's engine, and the power to give it up."""
@@ -58,7 +63,7 @@ class Parking(Protocol):
 
 
 _WORTH = 2.0
-"""An idle engine takes memory at once from those whose pause lasts this many times what they must compute again."""
+"""Memory is taken from those whose pause lasts this many times what bringing it back will cost all who are inside."""
 _BEHIND = 8
 """So many calls behind a first one that does not fit are looked at for one that does."""
 
@@ -163,11 +168,12 @@ class _Queue:
 class Gate:
     """At most `room` calls inside; the others wait by key, then by arrival.
 
-    With a hold, calls of programs that are not inside wait for memory as well. While nobody inside is at work, paused
-    programs are parked until the first of those outside fits: at once if their pauses are long, else after the seconds
-    that it would take to compute again what they keep, so that idling costs no more than parking in vain (ski rental).
-    With work inside they are parked only where the host has room for what they keep. Those inside, and smaller ones
-    close behind, go before one outside that does not fit, until it is overdue: then memory comes free for it.
+    With a hold, calls of programs that are not inside wait for memory as well. For the first of those outside paused
+    programs are parked if their pauses are long: longer than all calls inside together will wait while what they keep
+    is copied from the host, or where that has no room computed again. While nobody inside is at work others are parked
+    too, after the seconds that computing again would take: idling costs no more than parking in vain (ski rental).
+    Those inside, and smaller ones close behind, go before one outside that does not fit, until it is overdue: then
+    memory comes free for it.
     Invariant: nobody who may enter waits while there is room; with nobody at work somebody enters before long.
     """
 
@@ -269,7 +275,7 @@ class Gate:
                 inner, outer = self._inside.head(), self._outside.head()
                 passed = outer is not None and inner is not None and self._overdue(outer.key, inner.key)
                 first = outer is not None and (inner is None or passed or outer < inner)
-                if outer is not None and first and self._make_room(outer.tokens):
+                if outer is not None and first and self._make_room(outer):
                     self._begin(outer, self._outside)
                 elif inner is not None and not passed:
                     self._begin(inner, self._inside)
@@ -311,27 +317,39 @@ class Gate:
                 return None if self._overdue(first.key, held.key) else held
         return None
 
-    def _make_room(self, tokens: int) -> bool:
-        """Whether a newcomer fits, once those that can be parked at little cost are."""
-        short = self.hold.shortage(tokens)
+    def _make_room(self, held: _Held) -> bool:
+        """Whether one outside fits, once those that can be parked at little cost are."""
+        short = self.hold.shortage(held.tokens)
         if not short:
             return True
-        if self.hold.at_work:
-            room = self._parking.host_room()
-            if room:
-                self._park(short, host_room=room)
-            return not self.hold.shortage(tokens)
-        patience_s = 0.0
-        for victim in list(self._parking.victims(short)):
-            if victim.remaining_s > _WORTH * victim.recompute_s:
+        victims = list(self._parking.victims(short))
+        cheap = self._cheap(victims)
+        if not self.hold.at_work:
+            for victim in cheap:
                 self._parking.park(victim.program)
-            else:
-                patience_s += victim.recompute_s
-        if patience_s and self.hold.shortage(tokens):
+            patience_s = sum(victim.recompute_s for victim in victims if victim not in cheap)
+            if not patience_s or not self.hold.shortage(held.tokens):
+                return True  # an idle engine takes whoever is first
             if self._patience is None:
                 self._patience = asyncio.get_running_loop().call_later(patience_s, self._lose_patience)
             return False
-        return True  # an idle engine takes whoever is first
+        if sum(victim.tokens for victim in cheap) < short:
+            return False
+        for victim in cheap:
+            self._parking.park(victim.program)
+        return not self.hold.shortage(held.tokens)
+
+    def _cheap(self, victims: Sequence[Parked]) -> list[Parked]:
+        """Those whose pauses are long enough to take their memory. What is brought back delays everybody inside."""
+        room = self._parking.host_room()
+        cheap = []
+        for victim in victims:
+            hosted = victim.tokens <= room
+            back_s = min(2 * victim.reload_s, victim.recompute_s) if hosted else victim.recompute_s
+            if victim.remaining_s > _WORTH * back_s * (1 + self._calls):
+                room -= victim.tokens if hosted else 0
+                cheap.append(victim)
+        return cheap
 
     def _lose_patience(self) -> None:
         """Nobody has come back to the idle engine: whoever is first outside gets the memory."""
@@ -341,11 +359,7 @@ class Gate:
             self._park(self.hold.shortage(first.tokens))
         self.let_go()
 
-    def _park(self, short: int, host_room: int | None = None) -> None:
-        """Park paused programs until `short` tokens are free; with `host_room` only as many as fit there."""
+    def _park(self, short: int) -> None:
+        """Park paused programs until `short` tokens are free."""
         for victim in list(self._parking.victims(short)):
-            if host_room is not None:
-                if victim.tokens > host_room:
-                    return
-                host_room -= victim.tokens
             self._parking.park(victim.program)

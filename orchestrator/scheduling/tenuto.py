@@ -10,6 +10,7 @@ remaining work. A deadline that can still be met makes a program due at its late
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -25,6 +26,12 @@ WINDOW_S = 14_400.0
 """No program is overtaken by one that arrived this much later."""
 HALF_S = 120.0
 """Expected engine seconds at which a program's handicap is half the window."""
+_STEP = 10.0
+"""Rests that nobody declared are told apart by this factor: nearer ones are alike, and programs go by arrival."""
+_LONG_S = 100.0
+"""Above this nobody can tell which of two such rests is the longer one."""
+_STAY = 0.75
+"""A guess moves to another step once it is this far from its own, in steps."""
 _WIDTH = 8.0
 """Calls of one program that an engine is taken to work on at once: work of wide programs is divided by it."""
 _CALL_S = 2.0
@@ -59,6 +66,7 @@ class _Program:
     served_s: float = 0.0
     active: dict[str, _Active] = field(default_factory=dict)
     longest: list[tuple[float, str]] = field(default_factory=list)  # max-heap of active calls' rests, lazily cleaned
+    step: int | None = None
     key: PriorityKey = (0.0,)
 
 
@@ -178,7 +186,17 @@ class Tenuto:
         declared_s = max(way_s, program.work_s / _WIDTH)
         if not program.open:
             return declared_s
-        return max(declared_s, self._lives.residual(program.workflow, program.served_s))
+        return self._guessed_s(program, max(declared_s, self._lives.residual(program.workflow, program.served_s)))
+
+    @staticmethod
+    def _guessed_s(program: _Program, rest_s: float) -> float:
+        """The step that a guess belongs to. What agents still need is hardly known even as a mean (the longer one has
+        run, the longer it goes on): an order by it changes all the time, makes the last wait longest, and ends nobody
+        sooner. What can be told is a chat from an agent."""
+        at = math.log(max(rest_s, 0.1), _STEP)
+        if program.step is None or abs(at - program.step) > _STAY:
+            program.step = round(at)
+        return min(_STEP**program.step, _LONG_S)
 
     # -- keys -----------------------------------------------------------------------------------
 

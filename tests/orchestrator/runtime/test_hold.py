@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
@@ -20,10 +21,11 @@ class Kept:
     tokens: int
     remaining_s: float = 60.0
     recompute_s: float = 1.0
+    reload_s: float = math.inf
 
 
 class Memory:
-    """What is kept for paused programs, in the order in which it is given up."""
+    """What is kept for paused programs, in the order in which it is given up; computed again in 1 s, copied in .1 s."""
 
     gate: Gate
 
@@ -39,7 +41,7 @@ class Memory:
             if tokens <= 0:
                 return
             tokens -= size
-            yield Kept(program, size, self.remaining_s)
+            yield Kept(program, size, self.remaining_s, reload_s=0.1 if self.host else math.inf)
 
     def park(self, program: str) -> None:
         self.host -= min(self.host, self.kept.pop(program))
@@ -86,7 +88,7 @@ async def test_newcomers_wait_while_those_inside_fill_the_memory() -> None:
 
 
 async def test_what_is_kept_for_a_paused_program_counts_while_others_are_at_work() -> None:
-    memory = Memory()
+    memory = Memory(remaining_s=3.0)
     gate = gate_of(memory)
     for name, tokens in (("paused", 50), ("busy", 40)):
         assert (await enters(gate, name, tokens)).done()
@@ -98,7 +100,7 @@ async def test_what_is_kept_for_a_paused_program_counts_while_others_are_at_work
 
 
 async def test_an_idle_engine_parks_until_the_first_outside_fits() -> None:
-    memory = Memory()
+    memory = Memory(remaining_s=3.0)
     gate = gate_of(memory)
     for name in ("a", "b", "busy"):
         assert (await enters(gate, name, 30)).done()
@@ -173,8 +175,30 @@ async def test_those_behind_the_first_are_looked_at_in_order() -> None:
     assert keys == sorted(keys) and len(keys) == 18  # the head is not behind itself
 
 
-async def test_room_on_the_host_is_used_before_anyone_waits() -> None:
-    memory = Memory(host=50)
+@pytest.mark.parametrize(("remaining_s", "parked"), [(5.0, ["paused"]), (3.0, [])])
+async def test_a_long_pause_gives_way_to_the_first_outside(remaining_s: float, parked: list[str]) -> None:
+    """It takes a second to compute again, for which two wait: the one at work and the one that comes back."""
+    memory = Memory(remaining_s=remaining_s)
+    gate = gate_of(memory)
+    for name in ("paused", "busy"):
+        assert (await enters(gate, name, 50)).done()
+    pause(gate, memory, "paused", 50)
+    newcomer = await enters(gate, "newcomer", 40)
+    assert newcomer.done() == bool(parked) and memory.parked == parked
+
+
+async def test_nobody_is_parked_where_the_first_outside_would_still_not_fit() -> None:
+    memory = Memory()
+    gate = gate_of(memory)
+    for name, tokens in (("paused", 20), ("busy", 80)):
+        assert (await enters(gate, name, tokens)).done()
+    pause(gate, memory, "paused", 20)
+    newcomer = await enters(gate, "newcomer", 40)
+    assert not newcomer.done() and memory.parked == []
+
+
+async def test_with_room_on_the_host_shorter_pauses_give_way_too() -> None:
+    memory = Memory(host=50, remaining_s=3.0)
     gate = gate_of(memory)
     for name in ("paused", "busy"):
         assert (await enters(gate, name, 50)).done()
@@ -206,7 +230,7 @@ async def test_who_outgrows_the_memory_takes_it_from_the_paused() -> None:
 
 
 async def test_one_who_waited_longer_than_the_window_is_passed_by_nobody_who_came_later() -> None:
-    memory = Memory()
+    memory = Memory(remaining_s=3.0)
     gate = gate_of(memory, window=10.0)
     assert (await enters(gate, "early", 50, (5.0, 5.0))).done()
     assert (await enters(gate, "late", 40, (20.0, 20.0))).done()
