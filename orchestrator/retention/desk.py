@@ -34,6 +34,8 @@ _UNBOUNDED = 2**50
 """Tokens of a tier whose size an engine does not tell."""
 _SLACK_S = 1.0
 """An engine ends a lease this much later than planned: the orchestrator has looked at it again by then."""
+_HOST_SHARE = 0.6
+"""Of the host tier so much counts where both tiers are one pool: an engine that changes chains needs the rest."""
 _SHORT = 0.9
 """Memory is short once running and kept chains need this share of it."""
 
@@ -46,10 +48,20 @@ class Desk:
     Messages are sent in the order of the decisions and never waited for; what an engine answers or tells later
     comes back through `ended`. An engine without leases is told nothing: its leases are books that the hold on new
     programs reads, so that what was granted is left alone by others.
+
+    `one_pool`: whoever holds programs outside counts device and host as one memory. Whatever is leased fits in there
+    somewhere, so the engine changes chains by recency, and the leases are books here too.
     """
 
     def __init__(
-        self, engine: Engine, capabilities: Capabilities, clock: OrchestratorClock, share: float, ended: Ended
+        self,
+        engine: Engine,
+        capabilities: Capabilities,
+        clock: OrchestratorClock,
+        share: float,
+        ended: Ended,
+        *,
+        one_pool: bool = False,
     ) -> None:
         self.engine = engine
         self.capabilities = capabilities
@@ -58,10 +70,16 @@ class Desk:
         self._by_program: dict[str, dict[str, Chain]] = {}
         self._clock = clock
         self._ended = ended
-        self._enforced = capabilities.retention in (RetentionSupport.HARD, RetentionSupport.HOST)
+        one_pool = one_pool and capabilities.kv_tokens > 0 and capabilities.host_kv_tokens > 0
+        self._tells = capabilities.retention in (RetentionSupport.HARD, RetentionSupport.HOST)
+        self.enforced = self._tells and not one_pool
+        self.pool_tokens = capabilities.kv_tokens
+        """Tokens that can be kept, on the device or where both tiers are one pool; 0 = unknown."""
+        if one_pool:
+            self.pool_tokens += int(_HOST_SHARE * capabilities.host_kv_tokens)
         sizes = {
-            Tier.DEVICE: capabilities.kv_tokens or _UNBOUNDED,
-            Tier.HOST: capabilities.host_kv_tokens if self._enforced else 0,
+            Tier.DEVICE: self.pool_tokens or _UNBOUNDED,
+            Tier.HOST: capabilities.host_kv_tokens if self.enforced else 0,
         }
         self.ledger = LeaseLedger(sizes, {Tier.DEVICE: share, Tier.HOST: 1.0})
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,11 +91,6 @@ class Desk:
         self.decided_at_price = 0.0
 
     # -- what the memory costs ------------------------------------------------------------------
-
-    @property
-    def pool_tokens(self) -> int:
-        """Tokens that fit on the device; 0 = unknown."""
-        return self.capabilities.kv_tokens
 
     def submitted(self, request: str, tokens: int) -> None:
         """A request of about so many tokens goes to the engine."""
@@ -158,8 +171,8 @@ class Desk:
         return tokens / size * max(0.0, full - 0.8) * 5
 
     def reload_s(self, tokens: int) -> float:
-        """Seconds to copy so many tokens back from the host; inf without a host tier."""
-        if not self.capabilities.host_kv_tokens:
+        """Seconds to copy so many tokens back from the host; inf where none can be kept there."""
+        if not self.enforced or not self.capabilities.host_kv_tokens:
             return math.inf
         speed = self.capabilities.host_tokens_per_s
         return tokens / speed if speed > 0 else 0.0
@@ -168,12 +181,12 @@ class Desk:
 
     def listen(self) -> None:
         """Hear from now on how leases end in the engine."""
-        if self._listener is None and self._enforced:
+        if self._listener is None and self._tells:
             self._listener = asyncio.get_running_loop().create_task(self._listen(), name=f"leases {self.engine.name}")
 
     def retain(self, chain: Chain, ttl_s: float, tier: Tier, rank: float) -> None:
         """Grant or renew the chain's lease in the engine."""
-        if not self._enforced:
+        if not self.enforced:
             return
         lease = Lease(
             id=chain.request,
@@ -189,17 +202,17 @@ class Desk:
 
     def demote(self, chain: Chain) -> None:
         """Move the chain to the host."""
-        if self._enforced:
+        if self.enforced:
             self._send(chain, self.engine.demote(chain.request))
 
     def prefetch(self, chain: Chain, within_s: float) -> None:
         """Bring the chain back to the device."""
-        if self._enforced and self.capabilities.prefetch:
+        if self.enforced and self.capabilities.prefetch:
             self._send(chain, self.engine.prefetch(chain.request, within_s))
 
     def release(self, chain: Chain, outcome: Outcome) -> None:
         """End the chain's lease in the engine."""
-        if self._enforced:
+        if self.enforced:
             self._send(chain, self.engine.release(chain.request, LeaseOutcome(outcome.value)))
 
     def _send(self, chain: Chain, message: Awaitable[LeaseGrant | None]) -> None:

@@ -40,11 +40,14 @@ class Keeper:
     expiry of each desk has a timer.
     """
 
-    def __init__(self, clock: OrchestratorClock, again: Again, kept: Kept, budget_share: float) -> None:
+    def __init__(
+        self, clock: OrchestratorClock, again: Again, kept: Kept, budget_share: float, *, one_pool: bool = False
+    ) -> None:
         self.kept = kept
         self._clock = clock
         self._again = again
         self._share = budget_share
+        self._one_pool = one_pool
         self.desks: dict[Engine, Desk] = {}
         self._expiries: dict[Desk, asyncio.TimerHandle] = {}
         self._looks: dict[Desk, asyncio.TimerHandle] = {}
@@ -56,7 +59,7 @@ class Keeper:
             able = engine.capabilities
             if able.retention is RetentionSupport.NONE and not able.kv_tokens:
                 return None
-            desk = self.desks[engine] = Desk(engine, able, self._clock, self._share, self.lost)
+            desk = self.desks[engine] = Desk(engine, able, self._clock, self._share, self.lost, one_pool=self._one_pool)
             desk.listen()
         return desk
 

@@ -22,6 +22,7 @@ from kv_ttl.ledger import Outcome, Tier
 from orchestrator.clock import OrchestratorClock
 from orchestrator.retention.chains import Chain, Print, continued, fingerprint
 from orchestrator.retention.costs import Returns
+from orchestrator.retention.desk import Desk
 from orchestrator.retention.keeper import Keeper, Kept
 from orchestrator.retention.pauses import Upcoming, line, upcoming
 from orchestrator.retention.rules import RetentionRule, Situation, Tenuto
@@ -54,11 +55,15 @@ class Retention:
         specs: Specs = lambda tenant, toolset, tool: None,
         kept: Kept = lambda engine, program, tokens: None,
         budget_share: float = 0.95,
+        one_pool: bool = False,
     ) -> None:
-        """`budget_share`: of an engine's device memory that leases may hold. `kept` hears what is held for whom."""
+        """`budget_share`: of an engine's memory that leases may hold. `kept` hears what is held for whom.
+
+        `one_pool`: programs are held outside while those inside fill device and host together (`Desk`).
+        """
         self.rule: RetentionRule = Tenuto() if rule is None else rule
         self._clock = clock
-        self._keeper = Keeper(clock, self._decide, kept, budget_share)
+        self._keeper = Keeper(clock, self._decide, kept, budget_share, one_pool=one_pool)
         self._programs: dict[str, dict[str, Chain]] = {}
         self._owners: dict[str, Program] = {}
         self._llm_calls: dict[str, int] = {}
@@ -124,7 +129,7 @@ class Retention:
             chain = None
         self._llm_calls[program.id] = self._llm_calls.get(program.id, 0) + 1
         request = request_id(program.id, call.id, attempt)
-        return Visit(self, desk, program, call, request, messages, chain, self._grace(program, call))
+        return Visit(self, desk, program, call, request, messages, chain, self._grace(desk, program, call))
 
     def shared(self, program: Program, chain: Chain | None, usage: Usage) -> int:
         """Tokens of a call's prompt that were computed for other programs.
@@ -265,10 +270,20 @@ class Retention:
                 self._keeper.give_up(chain)
         return freed
 
+    def pool_tokens(self, engine: Engine) -> int:
+        """Tokens of KV that programs may have in an engine, in whichever tier; 0 = unknown."""
+        desk = self._keeper.desk(engine) if engine.capabilities.kv_tokens else None
+        return 0 if desk is None else desk.pool_tokens
+
     def leased_tokens(self, engine: Engine, tier: Tier = Tier.DEVICE) -> int:
         """Tokens under lease in a tier of an engine."""
         desk = self._keeper.desks.get(engine)
         return 0 if desk is None else desk.ledger.leased_bytes(tier)
+
+    def free_tokens(self, engine: Engine, tier: Tier) -> int:
+        """Tokens that new leases may still take in a tier of an engine."""
+        desk = self._keeper.desks.get(engine)
+        return 0 if desk is None else desk.ledger.free_bytes(tier)
 
     def snapshot(self) -> tuple[EngineLeases, ...]:
         """The books of every engine."""
@@ -424,9 +439,9 @@ class Retention:
             until=lease.until,
         )
 
-    def _grace(self, program: Program, call: LLMCall) -> float:
+    def _grace(self, desk: Desk, program: Program, call: LLMCall) -> float:
         """How long the engine keeps the call's chain by itself, until it is decided on."""
-        if not program.open and not program.graph.successors(call.id):
+        if not desk.enforced or (not program.open and not program.graph.successors(call.id)):
             return 0.0
         return self.rule.grace_s
 

@@ -25,9 +25,8 @@ class KeptChains:
         self._retention.park(self._engine, program)
 
     def host_room(self) -> int:
-        """Tokens of the host tier that are under no lease."""
-        size = self._engine.capabilities.host_kv_tokens
-        return size - self._retention.leased_tokens(self._engine, Tier.HOST) if size else 0
+        """Tokens of the host tier that leases may still take."""
+        return self._retention.free_tokens(self._engine, Tier.HOST)
 
     def pressure(self, waiting: int, running: int) -> None:
         """Let memory's price know who waits for it."""

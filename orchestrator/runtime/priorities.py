@@ -47,6 +47,11 @@ class Priorities:
         """Name of the policy."""
         return self._policy.name
 
+    @property
+    def holds(self) -> bool:
+        """Whether programs wait outside while those inside fill the memory."""
+        return self._policy.holds
+
     def gate(self, engine: Engine) -> Gate:
         """The gate of one of the server's engines."""
         gate = self._gates.get(engine.name)
@@ -55,7 +60,8 @@ class Priorities:
             spare = partial(self._take_over, engine) if self._engines.others(engine) else None
             gate = self._gates[engine.name] = Gate(self._engine_calls, Hold(), parking, self._policy.overdue, spare)
         if self._policy.holds:
-            gate.hold.resize(engine.capabilities.kv_tokens)  # known once the engine has started
+            kept = self._retention
+            gate.hold.resize(engine.capabilities.kv_tokens if kept is None else kept.pool_tokens(engine))
         return gate
 
     def _take_over(self, idle: Engine) -> None:

@@ -91,7 +91,7 @@ class Runtime(Reader):
         statistics = statistics or StageStatistics()
         tools = tools or Toolbox(workers, clock=clock, limits=limits)
         priorities = Priorities(policy, engines, clock, engine_calls=limits.engine_calls)
-        kept = Retention(clock, rule=retention, specs=tools.spec)
+        kept = Retention(clock, rule=retention, specs=tools.spec, one_pool=priorities.holds)
         priorities.attach(kept)
         self._services = Services(
             clock=clock,

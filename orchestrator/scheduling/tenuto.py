@@ -3,9 +3,10 @@
 Owns the handicap and its bound. Pure: events in, keys out.
 
 A program's key is its *due time*: `arrival + WINDOW_S * r / (r + HALF_S)`, r being the engine seconds that its rest is
-expected to take. That lies between its arrival and WINDOW_S later, which is the stated bound: **no call is overtaken by
-a call of a program that arrived more than WINDOW_S after its own**. Inside the window the order is that of the shortest
-remaining work. A deadline that can still be met makes a program due at its latest start, if that is earlier.
+expected to take, in steps: programs of about the same rest go by arrival. The due time lies between its arrival and
+WINDOW_S later, which is the stated bound: **no call is overtaken by a call of a program that arrived more than WINDOW_S
+after its own**. Inside the window the order is that of the shortest remaining work. A deadline that can still be met
+makes a program due at its latest start, if that is earlier.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ WINDOW_S = 14_400.0
 """No program is overtaken by one that arrived this much later."""
 HALF_S = 120.0
 """Expected engine seconds at which a program's handicap is half the window."""
-_STEP = 10.0
-"""Rests that nobody declared are told apart by this factor: nearer ones are alike, and programs go by arrival."""
+_DECLARED, _GUESSED = 2.0, 10.0
+"""Rests are told apart by this factor; nearer ones are alike, and go by arrival. What a graph declares is known better
+than what agents still need."""
 _LONG_S = 100.0
-"""Above this nobody can tell which of two such rests is the longer one."""
+"""Above this nobody can tell which of two guessed rests is the longer one."""
 _STAY = 0.75
-"""A guess moves to another step once it is this far from its own, in steps."""
+"""A rest moves to another step once it is so many steps from its own."""
 _WIDTH = 8.0
 """Calls of one program that an engine is taken to work on at once: work of wide programs is divided by it."""
 _CALL_S = 2.0
@@ -186,23 +188,26 @@ class Tenuto:
         declared_s = max(way_s, program.work_s / _WIDTH)
         if not program.open:
             return declared_s
-        return self._guessed_s(program, max(declared_s, self._lives.residual(program.workflow, program.served_s)))
+        return max(declared_s, self._lives.residual(program.workflow, program.served_s))
 
     @staticmethod
-    def _guessed_s(program: _Program, rest_s: float) -> float:
-        """The step that a guess belongs to. What agents still need is hardly known even as a mean (the longer one has
-        run, the longer it goes on): an order by it changes all the time, makes the last wait longest, and ends nobody
-        sooner. What can be told is a chat from an agent."""
-        at = math.log(max(rest_s, 0.1), _STEP)
+    def _stepped_s(program: _Program, rest_s: float) -> float:
+        """The step that a rest belongs to. An order by every second changes all the time: it makes the last wait
+        longest and takes memory from programs that had it. By how long agents run on it ends nobody sooner, for the
+        longer one has run the longer it goes on; what can be told is a chat from an agent."""
+        factor = _GUESSED if program.open else _DECLARED
+        at = math.log(max(rest_s, 0.01), factor)
         if program.step is None or abs(at - program.step) > _STAY:
             program.step = round(at)
-        return min(_STEP**program.step, _LONG_S)
+        step_s = float(factor**program.step)
+        return min(step_s, _LONG_S) if program.open else step_s
 
     # -- keys -----------------------------------------------------------------------------------
 
     def _rekey(self, program: _Program, now: float) -> PriorityKey:
         rest_s = self._rest_s(program)
-        handicap = rest_s / (rest_s + self._half_s) if rest_s > 0 else 0.0
+        alike_s = self._stepped_s(program, rest_s)
+        handicap = alike_s / (alike_s + self._half_s)
         if program.objective.kind == "throughput":
             handicap = 1.0
         due_s = program.arrival_s + self._window_s * handicap

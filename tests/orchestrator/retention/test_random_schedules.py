@@ -11,7 +11,7 @@ from benchmarks.random_schedules import run_schedule, run_schedules
 def test_no_random_schedule_hangs_or_leaks(block: int) -> None:
     totals = run_schedules(range(block * 50, block * 50 + 50))
     assert totals.faults == ()
-    assert totals.outcomes["pressure"] > 20, "leases were broken"
+    assert totals.outcomes["pressure"] > 10, "leases were broken"
     assert totals.outcomes["handoff"] > 100, "and others were of use"
 
 

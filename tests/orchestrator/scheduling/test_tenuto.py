@@ -164,11 +164,23 @@ def test_a_call_that_outlives_its_expectation_moves_its_program_back() -> None:
     assert changes[-1]["p"] > before
 
 
+def test_programs_of_about_the_same_rest_go_by_arrival() -> None:
+    """Of declared programs, whose rest is known well, no more than a factor of two."""
+    play = player()
+    keys = {}
+    for name, seconds in (("a", 20.0), ("b", 17.0), ("c", 70.0)):
+        graph = ProgramGraph()
+        graph.extend({}, [llm("x").model_copy(update={"expected_s": seconds})], [])
+        play.arrive(name, graph)
+        keys[name] = play.ready(name, "x")
+    assert keys["a"] == keys["b"] < keys["c"]  # all arrived at once
+
+
 def test_siblings_share_a_key_that_improves_as_they_end() -> None:
     play = player()
     graph = ProgramGraph()
     maps = [llm(f"m{n}").model_copy(update={"expected_s": 20.0}) for n in range(32)]
-    reduce = llm("r").model_copy(update={"expected_s": 20.0, "after": tuple(call.id for call in maps)})
+    reduce = llm("r").model_copy(update={"expected_s": 5.0, "after": tuple(call.id for call in maps)})
     graph.extend({}, [*maps, reduce], [])
     play.arrive("p", graph)
     keys = {play.ready("p", call.id) for call in maps}
