@@ -38,6 +38,12 @@ class InvalidRequest(RuntimeFault):
     title = "The request does not have the form that this route takes"
 
 
+def invalid_header(name: str, message: str, fix: str) -> InvalidRequest:
+    """What is raised where a header cannot be read."""
+    error = FieldError(pointer=f"/header/{name}", message=message, fix=fix)
+    return InvalidRequest(f"{name}: {message}", errors=(error,))
+
+
 class MalformedJson(RuntimeFault):
     name = "malformed_json"
     status = 400

@@ -1,6 +1,5 @@
 """Routes of programs: submit, grow, read, wait, follow, cancel. Says in HTTP what the runtime says in Python."""
 
-import re
 from typing import Annotated, Literal
 
 import orjson
@@ -9,10 +8,11 @@ from pydantic import JsonValue, TypeAdapter
 
 from dag.values import at_pointer
 from orchestrator.api import bodies, examples
+from orchestrator.api.accepting import IdempotencyKey, Traceparent, accepted
 from orchestrator.api.cache_status import cache_status
 from orchestrator.api.openapi import accepts, problems, returns, streams
-from orchestrator.api.parts import answer, parts_of, principal, tenant
-from orchestrator.api.problems import InvalidRequest
+from orchestrator.api.parts import answer, parts_of, tenant
+from orchestrator.api.problems import InvalidRequest, invalid_header
 from orchestrator.api.sse import EventStream, frame, unless_left
 from orchestrator.telemetry import timelines
 from tenuto.wire import (
@@ -39,7 +39,6 @@ CHROME, MERMAID, SVG = "application/vnd.chrome-trace+json", "text/vnd.mermaid", 
 
 _SUBMISSION = TypeAdapter(ProgramSubmission)
 _EXTENSION = TypeAdapter(GraphExtension)
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
 
 @router.post(
@@ -53,24 +52,11 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
         **problems(400, 409, 413, 415, 422, 429, 503),
     },
 )
-async def submit(
-    request: Request,
-    idempotency_key: Annotated[
-        str | None, Header(description="repeats of this request with the same key are answered as the first one was")
-    ] = None,
-    traceparent: Annotated[str | None, Header(description="W3C trace context that the program continues")] = None,
-) -> Response:
+async def submit(request: Request, idempotency_key: IdempotencyKey = None, traceparent: Traceparent = None) -> Response:
     """Accept a graph of calls and start it. Answers when the program is in the journal, not when it has ended."""
     parts = parts_of(request)
     submission = bodies.parse(_SUBMISSION, await bodies.read(request, parts.limits.submission_bytes))
-    summary, created = await parts.runtime.submit(
-        submission,
-        tenant=tenant(request),
-        idempotency_key=checked_key(idempotency_key),
-        traceparent=traceparent,
-        principal=principal(request),
-    )
-    return answer(summary, 201 if created else 200, {"location": f"/v1/programs/{summary.id}"})
+    return await accepted(request, submission, idempotency_key, traceparent)
 
 
 @router.post(
@@ -223,24 +209,9 @@ def _encode(event: Event) -> bytes:
     return frame(event.model_dump_json(exclude_none=True).encode(), id=event.seq, event=event.kind)
 
 
-def checked_key(key: str | None) -> str | None:
-    """The key without the quotes that a structured header has. Raises InvalidRequest."""
-    if key is None:
-        return None
-    bare = key[1:-1] if len(key) >= 2 and key[0] == key[-1] == '"' else key
-    if _IDEMPOTENCY_KEY.match(bare) is None:
-        raise _invalid_header("Idempotency-Key", "the key is not 1 to 255 visible ASCII characters", "send a UUID")
-    return bare
-
-
 def _seq(last_event_id: str) -> int:
     """The number in a Last-Event-ID header. Raises InvalidRequest."""
     if not last_event_id.isascii() or not last_event_id.isdecimal() or len(last_event_id) > 18:
         fix = "send the `id` of the last event that was read"
-        raise _invalid_header("Last-Event-ID", f"{last_event_id!r} is no event's id", fix)
+        raise invalid_header("Last-Event-ID", f"{last_event_id!r} is no event's id", fix)
     return int(last_event_id)
-
-
-def _invalid_header(name: str, message: str, fix: str) -> InvalidRequest:
-    error = FieldError(pointer=f"/header/{name}", message=message, fix=fix)
-    return InvalidRequest(f"{name}: {message}", errors=(error,))

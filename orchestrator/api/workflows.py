@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import TypeAdapter
 
 from orchestrator.api import bodies, examples
+from orchestrator.api.accepting import IdempotencyKey, Traceparent, accepted
 from orchestrator.api.openapi import accepts, problems, returns
-from orchestrator.api.parts import answer, parts_of, principal, tenant
-from orchestrator.api.programs import checked_key
+from orchestrator.api.parts import answer, parts_of, tenant
 from tenuto.wire import ProgramSummary, WorkflowDefinition, WorkflowList, WorkflowStart, WorkflowView
 
 router = APIRouter(prefix="/v1/workflows", tags=["workflows"])
@@ -78,21 +78,10 @@ async def remove(request: Request, workflow: Name) -> Response:
     },
 )
 async def start(
-    request: Request,
-    workflow: Name,
-    idempotency_key: Annotated[
-        str | None, Header(description="repeats of this request with the same key are answered as the first one was")
-    ] = None,
-    traceparent: Annotated[str | None, Header(description="W3C trace context that the program continues")] = None,
+    request: Request, workflow: Name, idempotency_key: IdempotencyKey = None, traceparent: Traceparent = None
 ) -> Response:
     """A program from inputs alone."""
     parts = parts_of(request)
     given = bodies.parse(_START, await bodies.read(request, parts.limits.submission_bytes))
-    summary, created = await parts.runtime.submit(
-        parts.workflows.submission(workflow, given, tenant=tenant(request)),
-        tenant=tenant(request),
-        idempotency_key=checked_key(idempotency_key),
-        traceparent=traceparent,
-        principal=principal(request),
-    )
-    return answer(summary, 201 if created else 200, {"location": f"/v1/programs/{summary.id}"})
+    submission = parts.workflows.submission(workflow, given, tenant=tenant(request))
+    return await accepted(request, submission, idempotency_key, traceparent)
