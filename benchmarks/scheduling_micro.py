@@ -7,7 +7,6 @@ be given up.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -106,7 +105,6 @@ class _Kept:
     tokens: int
     remaining_s: float = 60.0
     recompute_s: float = 1.0
-    reload_s: float = math.inf
 
 
 class _Memory:
@@ -127,9 +125,6 @@ class _Memory:
     def park(self, program: str) -> None:
         if self.kept.pop(program, None) is not None:
             self.gate.kept(program, 0)
-
-    def host_room(self) -> int:
-        return 0
 
     def pressure(self, waiting: int, running: int) -> None:
         return

@@ -280,11 +280,6 @@ class Retention:
         desk = self._keeper.desks.get(engine)
         return 0 if desk is None else desk.ledger.leased_bytes(tier)
 
-    def free_tokens(self, engine: Engine, tier: Tier) -> int:
-        """Tokens that new leases may still take in a tier of an engine."""
-        desk = self._keeper.desks.get(engine)
-        return 0 if desk is None else desk.ledger.free_bytes(tier)
-
     def snapshot(self) -> tuple[EngineLeases, ...]:
         """The books of every engine."""
         return tuple(
@@ -434,7 +429,6 @@ class Retention:
             shared_tokens=min(chain.shared, chain.useful),
             remaining_s=lease.remaining_s,
             recompute_s=lease.recompute_s,
-            reload_s=chain.desk.reload_s(lease.nbytes),
             returned=lease.returned,
             until=lease.until,
         )

@@ -13,10 +13,7 @@ from kv_ttl.ledger import Counters, Tier
 
 @dataclass(frozen=True, slots=True)
 class PausedChain:
-    """A chain under lease, for whoever must choose which one to give up. `tokens`: for this program alone.
-
-    `recompute_s`, `reload_s`: to have it back once it is given up, from nothing or from the host (inf without one).
-    """
+    """A chain under lease, for whoever must choose which one to give up. `tokens`: for this program alone."""
 
     program: str
     tenant: str
@@ -27,7 +24,6 @@ class PausedChain:
     shared_tokens: int
     remaining_s: float
     recompute_s: float
-    reload_s: float
     returned: bool
     until: float
 

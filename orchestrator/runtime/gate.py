@@ -7,7 +7,7 @@ overflow it nor be served in the order of its arrival. Where programs are held, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
@@ -36,11 +36,6 @@ class Parked(Protocol):
         """Engine seconds to compute again what it would give up."""
         ...
 
-    @property
-    def reload_s(self) -> float:
-        """Seconds to copy it back from the host; inf without a host tier."""
-        ...
-
 
 class Parking(Protocol):
     """What is kept for paused programs in the gate's engine, and the power to give it up."""
@@ -51,10 +46,6 @@ class Parking(Protocol):
 
     def park(self, program: str) -> None:
         """Give up what is kept: to the host if that has room, else for good."""
-        ...
-
-    def host_room(self) -> int:
-        """Tokens that fit in the host tier beside what is kept there."""
         ...
 
     def pressure(self, waiting: int, running: int) -> None:
@@ -83,9 +74,6 @@ class NoParking:
 
     def park(self, program: str) -> None:
         return
-
-    def host_room(self) -> int:
-        return 0
 
     def pressure(self, waiting: int, running: int) -> None:
         return
@@ -170,8 +158,8 @@ class Gate:
 
     With a hold, calls of programs that are not inside wait for memory as well. For the first of those outside paused
     programs are parked if their pauses are long: longer than all calls inside together will wait while what they keep
-    is copied from the host, or where that has no room computed again. While nobody inside is at work others are parked
-    too, after the seconds that computing again would take: idling costs no more than parking in vain (ski rental).
+    is computed again. While nobody inside is at work others are parked too, after the seconds that computing again
+    would take: idling costs no more than parking in vain (ski rental).
     Those inside, and smaller ones close behind, go before one outside that does not fit, until it is overdue: then
     memory comes free for it.
     Invariant: nobody who may enter waits while there is room; with nobody at work somebody enters before long.
@@ -323,33 +311,22 @@ class Gate:
         if not short:
             return True
         victims = list(self._parking.victims(short))
-        cheap = self._cheap(victims)
-        if not self.hold.at_work:
-            for victim in cheap:
-                self._parking.park(victim.program)
-            patience_s = sum(victim.recompute_s for victim in victims if victim not in cheap)
-            if not patience_s or not self.hold.shortage(held.tokens):
-                return True  # an idle engine takes whoever is first
-            if self._patience is None:
-                self._patience = asyncio.get_running_loop().call_later(patience_s, self._lose_patience)
-            return False
-        if sum(victim.tokens for victim in cheap) < short:
+        worth = _WORTH * (1 + self._calls)  # what is computed again delays everybody inside
+        cheap = [victim for victim in victims if victim.remaining_s > worth * victim.recompute_s]
+        if self.hold.at_work and sum(victim.tokens for victim in cheap) < short:
             return False
         for victim in cheap:
             self._parking.park(victim.program)
-        return not self.hold.shortage(held.tokens)
-
-    def _cheap(self, victims: Sequence[Parked]) -> list[Parked]:
-        """Those whose pauses are long enough to take their memory. What is brought back delays everybody inside."""
-        room = self._parking.host_room()
-        cheap = []
-        for victim in victims:
-            hosted = victim.tokens <= room
-            back_s = min(2 * victim.reload_s, victim.recompute_s) if hosted else victim.recompute_s
-            if victim.remaining_s > _WORTH * back_s * (1 + self._calls):
-                room -= victim.tokens if hosted else 0
-                cheap.append(victim)
-        return cheap
+        if not self.hold.shortage(held.tokens):
+            return True
+        if self.hold.at_work:
+            return False
+        patience_s = sum(victim.recompute_s for victim in victims if victim not in cheap)
+        if not patience_s:
+            return True  # an idle engine takes whoever is first
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(patience_s, self._lose_patience)
+        return False
 
     def _lose_patience(self) -> None:
         """Nobody has come back to the idle engine: whoever is first outside gets the memory."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.protocol import Engine
-from kv_ttl.ledger import Tier
 from orchestrator.retention import PausedChain, Retention
 
 
@@ -23,10 +22,6 @@ class KeptChains:
     def park(self, program: str) -> None:
         """Move what is kept for the program to the host, else end its lease."""
         self._retention.park(self._engine, program)
-
-    def host_room(self) -> int:
-        """Tokens of the host tier that leases may still take."""
-        return self._retention.free_tokens(self._engine, Tier.HOST)
 
     def pressure(self, waiting: int, running: int) -> None:
         """Let memory's price know who waits for it."""

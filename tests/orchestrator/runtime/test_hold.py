@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
@@ -21,19 +20,17 @@ class Kept:
     tokens: int
     remaining_s: float = 60.0
     recompute_s: float = 1.0
-    reload_s: float = math.inf
 
 
 class Memory:
-    """What is kept for paused programs, in the order in which it is given up; computed again in 1 s, copied in .1 s."""
+    """What is kept for paused programs, in the order in which it is given up; computed again in 1 s."""
 
     gate: Gate
 
-    def __init__(self, host: int = 0, remaining_s: float = 60.0) -> None:
+    def __init__(self, remaining_s: float = 60.0) -> None:
         self.remaining_s = remaining_s
         self.kept: dict[str, int] = {}
         self.parked: list[str] = []
-        self.host = host
         self.told: list[tuple[int, int]] = []
 
     def victims(self, tokens: int) -> Iterable[Kept]:
@@ -41,15 +38,12 @@ class Memory:
             if tokens <= 0:
                 return
             tokens -= size
-            yield Kept(program, size, self.remaining_s, reload_s=0.1 if self.host else math.inf)
+            yield Kept(program, size, self.remaining_s)
 
     def park(self, program: str) -> None:
-        self.host -= min(self.host, self.kept.pop(program))
+        del self.kept[program]
         self.parked.append(program)
         self.gate.kept(program, 0)
-
-    def host_room(self) -> int:
-        return self.host
 
     def pressure(self, waiting: int, running: int) -> None:
         self.told.append((waiting, running))
@@ -197,16 +191,6 @@ async def test_nobody_is_parked_where_the_first_outside_would_still_not_fit() ->
     assert not newcomer.done() and memory.parked == []
 
 
-async def test_with_room_on_the_host_shorter_pauses_give_way_too() -> None:
-    memory = Memory(host=50, remaining_s=3.0)
-    gate = gate_of(memory)
-    for name in ("paused", "busy"):
-        assert (await enters(gate, name, 50)).done()
-    pause(gate, memory, "paused", 50)
-    assert (await enters(gate, "newcomer", 40)).done()
-    assert memory.parked == ["paused"] and memory.host == 0
-
-
 async def test_a_program_larger_than_the_memory_runs_alone() -> None:
     memory = Memory()
     gate = gate_of(memory)
@@ -282,7 +266,7 @@ def test_random_programs_all_end_and_leave_nothing(seed: int) -> None:
         gate.kept(name, 0)
 
     async def run() -> None:
-        memory = Memory(host=rng.choice((0, 60)))
+        memory = Memory(remaining_s=rng.choice((1.5, 60.0)))
         gate = gate_of(memory, window=rng.choice((1.0, 1e9)), room=rng.randint(1, 4))
         await asyncio.gather(*(program(gate, memory, f"p{n}") for n in range(8)))
         assert gate.calls == gate.held == gate.hold.used == len(gate.hold) == 0
