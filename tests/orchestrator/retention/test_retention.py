@@ -15,6 +15,7 @@ from orchestrator.limits import Limits
 from orchestrator.retention import Plan, Situation, make_rule
 from orchestrator.retention.baselines import KeepAlways
 from orchestrator.retention.rules import Silent
+from orchestrator.scheduling import make_policy
 from tenuto.wire import EventKind, GraphExtension, ProgramStatus
 from tests.orchestrator.retention.support import LeasingEngine, agent, agent_call, extend, retention_of, served
 from tests.orchestrator.runtime.support import TENANT, Server, function, llm, program, var
@@ -350,6 +351,22 @@ async def test_pressure_moves_the_least_deserving_chain_to_the_host_and_it_comes
     there = [lease for lease in engine.retained if lease.tier is Tier.HOST]
     assert there[0].ttl_s >= 60.0 and math.isinf(there[-1].rank), "its time there is its own"
     assert outcomes(server) == {"handoff": 1}
+    await server.close()
+
+
+async def test_where_programs_are_held_device_and_host_are_one_pool_and_leases_are_books() -> None:
+    engine = LeasingEngine(kv_tokens=1000, host_tokens=500)
+    server = await served(engine, rule=KeepAlways(), policy=make_policy("tenuto"))
+    server.worker(work=lambda turn: sleeping(30.0))
+    id = await server.submit(agent(2))
+    await server.until(id, EventKind.CALL_STARTED, "do0")
+    retention = retention_of(server)
+    assert retention.pool_tokens(engine) == 1000 + 300  # the rest of the host is room to swap
+    (chain,) = retention.paused(engine)
+    assert retention.park(engine, id) == chain.tokens > 0 and retention.paused(engine) == ()
+    retention.check()
+    await server.follow(id)
+    assert not (engine.retained or engine.demoted or engine.prefetched), "the engine goes by recency"
     await server.close()
 
 
