@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from engine.clock import Clock
 from engine.config import BLOCK_TOKENS, EngineConfig
@@ -76,6 +76,8 @@ class Runner(Protocol):
 class LocalEngine:
     """Generates with one model. Every method returns at once, but for `step`, which runs one forward pass."""
 
+    _scheduler_type: ClassVar[type[Scheduler]] = Scheduler
+
     def __init__(
         self,
         config: EngineConfig,
@@ -117,7 +119,7 @@ class LocalEngine:
             max_ttl_s=config.max_lease_ttl_s,
             block_bytes=info.kv_bytes_per_token * BLOCK_TOKENS,
         )
-        self._scheduler = Scheduler(
+        self._scheduler = self._scheduler_type(
             self._cache,
             token_budget=config.token_budget,
             max_running=config.max_running,

@@ -175,45 +175,6 @@ class Scheduler:
         if step.pieces:
             self._advance_pieces(step, results)
 
-    def advance_by(self, step: Step, steps: int) -> None:
-        """`steps` steps that decode as `step` does are done before it: at most as many as `quiet_steps` allows.
-
-        For simulated engines, whose tokens grow by the run.
-        """
-        filled = []
-        for sequence in step.decodes:
-            first = sequence.computed // BLOCK_TOKENS
-            sequence.computed += steps
-            sequence.tokens.grow(steps)  # type: ignore[attr-defined]
-            last = sequence.computed // BLOCK_TOKENS
-            if last > first:
-                missing = last + 1 - len(sequence.table)
-                if missing > 0:
-                    self.tables.grow(sequence, missing)
-                filled.append(sequence)
-        if filled:
-            self.tables.fill_each(filled, steps)
-
-    def quiet_steps(self, step: Step, at_most: int) -> int:
-        """How many steps (1 to `at_most`) would be just like `step`, each sequence decoding one token more.
-
-        Free memory covers them, and nobody who waits could be admitted in between.
-        """
-        if step.pieces or self._prefilling or self._drafted or not step.decodes:
-            return 1
-        if len(self.queue) and self._refused is None and len(self._running) < self._limit:
-            return 1
-        free = self.cache.device.pool.available
-        rooms = [(s.computed, len(s.table) - 1) for s in step.decodes]
-        low, high = 1, max(at_most, 1)
-        steps = high  # most often there is memory for all
-        while low < high:
-            blocks = [(computed + steps) // BLOCK_TOKENS - held for computed, held in rooms]
-            need = sum([missing for missing in blocks if missing > 0])
-            low, high = (steps, high) if need <= free else (low, steps - 1)
-            steps = (low + high + 1) // 2
-        return low
-
     # prompts: running and waiting, in one order
 
     def _prefill(self, step: Step, budget: int) -> int:

@@ -104,8 +104,7 @@ class SimulatedEngine:
         self._check()
         if self.profile.call_s:
             await self._clock.sleep(self.profile.call_s)
-            self._check()
-        self.core.submit(request)
+        self._ask().submit(request)
         stream = self._streams[request.id] = _Stream()
         self._changed()
         unfinished = max(request.n, 1)
@@ -134,45 +133,39 @@ class SimulatedEngine:
         if self._step is None:
             self.core.abort(request)
         else:
+            self._cut()
             self._aborts.append(request)
         self._changed()
 
     async def reprioritize(self, program: str, key: PriorityKey) -> None:
-        self._check()
-        self.core.reprioritize(program, key)
+        self._ask().reprioritize(program, key)
         self._changed()
 
     async def retain(self, lease: Lease) -> LeaseGrant:
-        self._check()
-        grant = self.core.retain(lease)
+        grant = self._ask().retain(lease)
         self._changed()
         return grant
 
     async def extend(self, lease: str, ttl_s: float) -> LeaseGrant:
-        self._check()
-        grant = self.core.extend(lease, ttl_s)
+        grant = self._ask().extend(lease, ttl_s)
         self._changed()
         return grant
 
     async def release(self, lease: str, outcome: LeaseOutcome) -> None:
-        self._check()
-        self.core.release(lease, outcome)
+        self._ask().release(lease, outcome)
         self._changed()
 
     async def demote(self, lease: str) -> LeaseGrant:
-        self._check()
-        grant = self.core.demote(lease)
+        grant = self._ask().demote(lease)
         self._changed()
         return grant
 
     async def prefetch(self, lease: str, within_s: float) -> None:
-        self._check()
-        self.core.prefetch(lease, within_s)
+        self._ask().prefetch(lease, within_s)
         self._changed()
 
     async def limit_running(self, limit: int) -> None:
-        self._check()
-        self.core.limit_running(limit)
+        self._ask().limit_running(limit)
         self._changed()
 
     async def estimate(self, prompt_ids: tuple[int, ...], salt: str = "") -> Estimate:
@@ -227,16 +220,19 @@ class SimulatedEngine:
         if self._lost is not None:
             raise self._lost
 
+    def _ask(self) -> SimulatedCore:
+        """The core as it is now, for whoever asks for something that may change its next step: the jump ends there."""
+        self._check()
+        self._cut()
+        return self.core
+
     # the loop of steps
 
     def _changed(self) -> None:
-        """Something was asked that may change the next step."""
-        if self._step is None:
-            if self._timer is None or isinstance(self._timer, asyncio.TimerHandle):
-                self._cancel_timer()
-                self._timer = self._loop.call_soon(self._begin)
-        elif self._steps > 1:
-            self._cut()
+        """Something was asked: whoever sleeps wakes up."""
+        if self._step is None and (self._timer is None or isinstance(self._timer, asyncio.TimerHandle)):
+            self._cancel_timer()
+            self._timer = self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
         """Begin a step, or sleep until a lease ends."""
@@ -250,32 +246,34 @@ class SimulatedEngine:
                 self._timer = self._loop.call_at(deadline_s, self._begin)
             return
         self._step, self._began_s = step, self._loop.time()
-        self._steps = core.alike(step)
-        if self._steps == 1:
-            seconds = core.cost(step)
-        else:
-            self._pace = core.pace(step)
-            if (deadline_s := core.next_deadline_s()) is not None:
-                self._steps = self._pace.begun(deadline_s - self._began_s, self._steps)
-            seconds = self._pace.seconds(self._steps)
+        self._steps, self._pace = core.alike(step), core.pace(step)
+        if self._steps > 1 and (deadline_s := core.next_deadline_s()) is not None:
+            self._steps = self._pace.begun(deadline_s - self._began_s, self._steps)
+        seconds = self._pace.seconds(self._steps)
         self._timer = self._loop.call_at(self._began_s + seconds, self._end, seconds)
 
     def _cut(self) -> None:
-        """End the jump with the step that runs now."""
+        """End a jump with the step that runs now; those before it are done."""
+        if self._steps == 1 or self._step is None:
+            return
         steps = self._pace.begun(self._loop.time() - self._began_s, self._steps)
+        if steps > 1:
+            self.core.skip(self._step, steps - 1, self._pace)
         if steps < self._steps:
-            self._steps = steps
             self._cancel_timer()
             seconds = self._pace.seconds(steps)
             self._timer = self._loop.call_at(self._began_s + seconds, self._end, seconds)
+        self._steps = 1
 
     def _end(self, seconds: float) -> None:
         """The step, or the jump, has ended: tell what came of it, and begin the next."""
         step, self._timer = self._step, None
         assert step is not None
+        if self._steps > 1:
+            self.core.skip(step, self._steps - 1, self._pace)
         self._step = None
         self.busy_s += seconds
-        deliveries = self.core.finish_many(step, self._steps)
+        deliveries = self.core.finish_one(step)
         if self._aborts:
             for request in self._aborts:
                 self.core.abort(request)

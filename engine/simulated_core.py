@@ -14,6 +14,7 @@ from engine.config import BLOCK_TOKENS, EngineConfig
 from engine.costs import EngineProfile, Work, pairs_of
 from engine.history import Chain
 from engine.intake import Prepared, check_key, check_request, check_sampling
+from engine.jumps import JumpingScheduler
 from engine.kv.cache import CopyKind, Path
 from engine.kv.prefix import Digest
 from engine.local import LocalEngine
@@ -41,6 +42,9 @@ _FAR = 1 << 30
 
 class SimulatedCore(LocalEngine):
     """A `LocalEngine` whose steps cost what a profile says. Its caller lets that time pass between begin and finish."""
+
+    _scheduler_type = JumpingScheduler
+    _scheduler: JumpingScheduler
 
     def __init__(self, profile: EngineProfile, clock: Clock, book: PromptBook, *, lease_share: float = 0.95) -> None:
         config = EngineConfig(
@@ -72,6 +76,7 @@ class SimulatedCore(LocalEngine):
         )
         self.capabilities = replace(self.capabilities, grammar=False, logprobs=False)
         self._profile = profile
+        self._skipped = 0
         self._untold: dict[str, int] = {}
         self._latest: dict[str, str] = {}
         """The last ended request of a program, whose chain its next one probably continues."""
@@ -127,10 +132,9 @@ class SimulatedCore(LocalEngine):
         return seconds
 
     def pace(self, step: Step) -> Pace:
-        """What steps like this one, which only decodes, cost one after the other."""
-        decodes = len(step.decodes)
-        first_s = self._profile.decode_seconds(decodes, self._read(step), 1)
-        return Pace(first_s, self._profile.read_s * decodes)
+        """What steps like this one cost, one after the other: each reads and attends to what the one before added."""
+        pairs = sum(piece.count * piece.count for piece in step.pieces)
+        return Pace(self.cost(step), self._profile.read_s * len(step.decodes) + self._profile.pair_s * pairs)
 
     def _read(self, step: Step) -> int:
         """Tokens of KV that the step's decodes read: with `shared_prefix_decode` a block once for all that hold it."""
@@ -143,9 +147,7 @@ class SimulatedCore(LocalEngine):
         return read
 
     def alike(self, step: Step) -> int:
-        """How many steps from this one on change nothing but one token more for each that decodes."""
-        if step.pieces or step.copies or not step.decodes:
-            return 1
+        """How many steps from this one on change nothing but some tokens more for each of its sequences."""
         steps = _FAR
         for sequence in step.decodes:
             tokens = sequence.tokens
@@ -155,17 +157,25 @@ class SimulatedCore(LocalEngine):
             left = most + sequence.prompt_tokens - tokens.size
             if left < steps:
                 steps = left
-        return self._scheduler.quiet_steps(step, steps)
+        return self._scheduler.alike(step, steps)
 
-    # one step, or many
+    # many steps, or one
 
-    def finish_many(self, step: Step, steps: int) -> list[Delivery]:
-        """`steps` steps like this one are computed; more than one only as far as `alike` allows."""
+    def skip(self, step: Step, steps: int, pace: Pace) -> None:
+        """`steps` steps like this one are over, fewer than `alike` said; `step` is the next one, which runs."""
+        self._scheduler.skip(step, steps)
+        self._skipped = steps
+        self._began_s += pace.seconds(steps)
+        if step.pieces:
+            for number in range(steps):
+                self._learn(step, pace.first_s + pace.more_s * number)
+
+    def finish_one(self, step: Step) -> list[Delivery]:
+        """The step is computed."""
         decodes, sampled = step.decodes, step.sampled
+        steps, self._skipped = self._skipped + 1, 0
         if any(type(sequence.tokens) is list for sequence in sampled):
             return self.finish(step, [self._sample(sequence) for sequence in sampled])
-        if steps > 1:
-            self._scheduler.advance_by(step, steps - 1)
         now_s = self._clock.now()
         self._scheduler.advance(step, (0,) * len(sampled))
         if step.pieces:

@@ -70,6 +70,11 @@ class Tables:
             self.owe(sequence, sequence.owed - count)
         return True
 
+    def grow_in_turns(self, sequence: Sequence, count: int, turns: int) -> None:
+        """`count` blocks more in each of so many turns, at once; there must be so many to be had."""
+        sequence.table.extend(self._cache.device.take_in_turns(count, turns))
+        self.owe(sequence, sequence.owed - count * turns)
+
     def grow_each(self, sequences: list[Sequence]) -> bool:
         """One more block for each of `sequences`. False, and nothing happens, if there are not so many to be had."""
         taken = self._cache.device.take(len(sequences))

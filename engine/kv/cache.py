@@ -58,12 +58,25 @@ class Store:
         if short > 0:
             if short > self.pool.cached:
                 return None
-            self._evict(short)
+            self._evict(_with_more(short, self.pool.cached))
         return self.pool.take(count)
 
+    def take_in_turns(self, count: int, turns: int) -> Blocks[int]:
+        """What `turns` times `take(count)` would take and evict, at once; there must be so many."""
+        free, cached = self.pool.free, self.pool.cached
+        for _ in range(turns):
+            if free < count:
+                gone = _with_more(count - free, cached)
+                free, cached = free + gone, cached - gone
+            free -= count
+        if cached < self.pool.cached:
+            self._evict(self.pool.cached - cached)
+        taken = self.pool.take(count * turns)
+        assert taken is not None, "more blocks are taken than there are"
+        return taken
+
     def _evict(self, count: int) -> None:
-        # A few more at once: giving up blocks one by one costs many times as much.
-        gone = self.pool.evict(count + min(self.pool.cached // _AHEAD, _MOST_AHEAD))
+        gone = self.pool.evict(count)
         if self._spill is not None:
             self._spill(gone)
         self.unlist(gone)
@@ -100,6 +113,11 @@ class Store:
     def check(self) -> None:
         self.pool.check()
         self.index.check()
+
+
+def _with_more(short: int, cached: int) -> int:
+    """How many of the cached blocks to evict if `short` are needed: a few more, one by one costs many times as much."""
+    return min(short + min(cached // _AHEAD, _MOST_AHEAD), cached)
 
 
 class BlockCache:

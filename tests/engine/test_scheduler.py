@@ -344,19 +344,6 @@ def test_a_lower_limit_pauses_the_last_and_a_higher_one_lets_them_go_on() -> Non
     assert all(one.preemptions == 0 for one in everyone)
 
 
-def test_steps_alike_are_told_in_advance() -> None:
-    it = scheduler(blocks=16)
-    it.add(sequence("a", 20))
-    it.add(sequence("b", 30))
-    run(it, 2)
-    step = it.schedule()
-    assert it.quiet_steps(step, 5) == 5
-    assert it.quiet_steps(step, 10_000) < 16 * BLOCK_TOKENS, "memory ends"
-    it.advance(step, [1, 1])
-    it.add(sequence("c", 30))
-    assert it.quiet_steps(it.schedule(), 100) == 1, "a prompt is computed in between"
-
-
 def test_drafts_are_verified_within_budget_and_memory() -> None:
     it = scheduler(blocks=4, budget=40)
     a = sequence("a", 20)
