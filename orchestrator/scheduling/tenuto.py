@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from dag.graph import ProgramGraph
 from dag.paths import remaining
 from engine.protocol import PriorityKey
-from orchestrator.scheduling.learned import Learned
+from orchestrator.scheduling.learned import Learned, Lifetimes
 from orchestrator.scheduling.policy import NO_CHANGES, Changes, EndedCall, ProgramArrival, ReadyCall
 from orchestrator.scheduling.statistics import stage_of
 from tenuto.wire import FunctionCall, Objective
@@ -65,7 +65,6 @@ class _Program:
     rest: dict[str, float] = field(default_factory=dict)
     own: dict[str, float] = field(default_factory=dict)
     work_s: float = 0.0
-    served_s: float = 0.0
     active: dict[str, _Active] = field(default_factory=dict)
     longest: list[tuple[float, str]] = field(default_factory=list)  # max-heap of active calls' rests, lazily cleaned
     step: int | None = None
@@ -90,7 +89,7 @@ class Tenuto:
         self._arrivals = 0
         self._calls = Learned(prior=_CALL_S)
         self._tokens = Learned(prior=64.0)
-        self._lives = Learned(prior=0.0)
+        self._lives = Lifetimes()
 
     def overdue(self, waiting: PriorityKey, running: PriorityKey) -> bool:
         return running[1] > waiting[1] + self._window_s  # keys are (due, arrival)
@@ -140,7 +139,7 @@ class Tenuto:
         program.work_s -= program.own.pop(name, 0.0)
         program.rest.pop(name, None)
         if not isinstance(call.call, FunctionCall):
-            program.served_s += call.seconds
+            self._lives.live(program.workflow, call.seconds)
         if call.succeeded:
             self._calls.learn(program.workflow, call.seconds, stage_of(call.call))
             if call.usage is not None:
@@ -149,8 +148,8 @@ class Tenuto:
 
     def program_ended(self, program: str, now: float) -> Changes:
         known = self._programs.pop(program, None)
-        if known is not None and known.served_s > 0:
-            self._lives.learn(known.workflow, known.served_s)
+        if known is not None:
+            self._lives.end(known.workflow)
         return NO_CHANGES
 
     def due_s(self, program: str) -> float:
@@ -188,19 +187,20 @@ class Tenuto:
         declared_s = max(way_s, program.work_s / _WIDTH)
         if not program.open:
             return declared_s
-        return max(declared_s, self._lives.residual(program.workflow, program.served_s))
+        return max(declared_s, self._lives.rest(program.workflow))
 
     @staticmethod
     def _stepped_s(program: _Program, rest_s: float) -> float:
         """The step that a rest belongs to. An order by every second changes all the time: it makes the last wait
         longest and takes memory from programs that had it. By how long agents run on it ends nobody sooner, for the
         longer one has run the longer it goes on; what can be told is a chat from an agent."""
-        factor = _GUESSED if program.open else _DECLARED
+        factor = _DECLARED
+        if program.open:
+            factor, rest_s = _GUESSED, min(rest_s, _LONG_S)
         at = math.log(max(rest_s, 0.01), factor)
         if program.step is None or abs(at - program.step) > _STAY:
             program.step = round(at)
-        step_s = float(factor**program.step)
-        return min(step_s, _LONG_S) if program.open else step_s
+        return float(factor**program.step)
 
     # -- keys -----------------------------------------------------------------------------------
 
