@@ -16,21 +16,24 @@ from engine.config import BLOCK_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one step does: `tokens` computed; (query, key) `pairs` of prompt attention; KV tokens `read` by decodes."""
+    """What one step does: `tokens` computed; (query, key) `pairs` of prompt attention; KV tokens `read` by decodes;
+    `pieces` of prompts."""
 
     tokens: int
     pairs: int = 0
     read: int = 0
+    pieces: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
     """An engine as the simulator sees it. Sizes in tokens and bytes, costs in seconds.
 
-    A step costs `step_s + max(weights_s, token_s * tokens) + pair_s * pairs + read_s * read + sequence_s * sequences`:
-    launch, linear layers (bound by reading the weights or by arithmetic), prompt attention (quadratic in the context),
-    reading the KV of what decodes, sampling. A request is heard `call_s` after it is sent. Copies to and from the host
-    tier go at `copy_bytes_per_s`.
+    A step costs `step_s + max(weights_s, token_s * tokens) + pair_s * pairs + read_s * read + sequence_s * sequences
+    + piece_s * pieces`, and `matrix_s` if it computes more than one token: launch, linear layers (bound by reading the
+    weights or by arithmetic), prompt attention (quadratic in the context), reading the KV of what decodes, sampling,
+    what a piece of a prompt takes however short it is; a processor multiplies by one vector faster than by two. A
+    request is heard `call_s` after it is sent. Copies to and from the host tier go at `copy_bytes_per_s`.
     With `shared_prefix_decode` a block that several decoding sequences share is read once a step.
     """
 
@@ -43,6 +46,8 @@ class EngineProfile:
     read_s: float
     step_s: float = 0.002
     sequence_s: float = 0.0
+    piece_s: float = 0.0
+    matrix_s: float = 0.0
     call_s: float = 0.0
     token_budget: int = 2048
     max_running: int = 256
@@ -72,19 +77,21 @@ class EngineProfile:
             + self.pair_s * work.pairs
             + self.read_s * work.read
             + self.sequence_s * sequences
+            + self.piece_s * work.pieces
+            + self.matrix_s * (work.tokens > 1)
         )
 
     def decode_seconds(self, sequences: int, read: int, steps: int) -> float:
         """What `steps` steps cost in which `sequences` sequences decode, which read `read` tokens in the first one."""
-        fixed = self.step_s + max(self.weights_s, self.token_s * sequences) + self.sequence_s * sequences
-        return steps * (fixed + self.read_s * (read + sequences * (steps - 1) / 2))
+        fixed_s = self.seconds(Work(sequences), sequences)
+        return steps * (fixed_s + self.read_s * (read + sequences * (steps - 1) / 2))
 
     def prefill_seconds(self, cached: int, tokens: int) -> float:
         """What computing the rest of a prompt of `tokens` costs on an idle engine, the first `cached` being there."""
         seconds = 0.0
         while cached < tokens:
             count = min(self.token_budget, tokens - cached)
-            seconds += self.seconds(Work(count, pairs_of(cached, count)), 1)
+            seconds += self.seconds(Work(count, pairs_of(cached, count), pieces=1), 1)
             cached += count
         return seconds
 

@@ -17,7 +17,7 @@ from engine.clock import Clock
 from engine.costs import EngineProfile, pairs_of
 from engine.protocol import Engine, GenerateRequest, SamplingParams, TokenChunk
 
-_NAMES = ("call_s", "step_s", "token_s", "pair_s", "read_s", "sequence_s")
+_NAMES = ("call_s", "step_s", "token_s", "pair_s", "read_s", "sequence_s", "piece_s", "matrix_s")
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _SWEEPS = 20_000
 _WATCHED = 24
@@ -54,7 +54,9 @@ class Meter:
         """From a prompt of `tokens` being sent to its first token."""
         arrivals = await self._run(tokens, 1, began := self._clock.now())
         steps = [(start, min(budget, tokens - start)) for start in range(0, tokens, budget)]
-        counts = (1.0, len(steps), tokens, sum(pairs_of(start, count) for start, count in steps), 0.0, len(steps))
+        pairs = sum(pairs_of(start, count) for start, count in steps)
+        matrices = sum(count > 1 for _, count in steps)
+        counts = (1.0, len(steps), tokens, pairs, 0.0, len(steps), len(steps), matrices)
         return Sample(f"prefill {tokens}", counts, arrivals[0] - began)
 
     async def decode(self, batch: int, context: int, budget: int) -> Sample:
@@ -74,11 +76,25 @@ class Meter:
             raise RuntimeError(f"{batch} sequences of {outputs} tokens never decoded together: raise `outputs`")
         first = arrivals[0].index(watched[0])
         read = batch * (context + first + steps / 2)
-        counts = (0.0, steps, steps * batch, 0.0, steps * read, steps * batch)
+        counts = (0.0, steps, steps * batch, 0.0, steps * read, steps * batch, 0.0, steps * (batch > 1))
         return Sample(f"decode {batch} x {context}", counts, watched[-1] - watched[0])
 
-    async def _run(self, prompt: int, outputs: int, began_s: float) -> list[float]:
-        """When each of a request's tokens came."""
+    async def join(self, tokens: int, context: int) -> Sample:
+        """The step in which a prompt of `tokens` is computed beside a sequence that decodes.
+
+        It tells what a piece of a prompt costs the engine, apart from what is lost on the way to it and back.
+        """
+        began, half = self._clock.now(), asyncio.Event()
+        beside = asyncio.ensure_future(self._run(context, _WATCHED, began, half))
+        await half.wait()
+        first_s = (await self._run(tokens, 1, began))[0]
+        arrivals = await beside
+        at = min(range(1, len(arrivals)), key=lambda index: abs(arrivals[index] - first_s))
+        counts = (0.0, 1.0, tokens + 1.0, float(pairs_of(0, tokens)), float(context + at), 2.0, 1.0, 1.0)
+        return Sample(f"join {tokens}", counts, arrivals[at] - arrivals[at - 1])
+
+    async def _run(self, prompt: int, outputs: int, began_s: float, half: asyncio.Event | None = None) -> list[float]:
+        """When each of a request's tokens came; `half` of them are told of."""
         self._requests += 1
         vocabulary = self._engine.model.vocab_size
         request = GenerateRequest(
@@ -91,6 +107,8 @@ class Meter:
         chunk: TokenChunk
         async for chunk in self._engine.generate(request):
             times += [self._clock.now()] * len(chunk.token_ids)
+            if half is not None and len(times) >= outputs // 2:
+                half.set()
         return times
 
 
@@ -119,6 +137,7 @@ async def measure(
     await meter.prefill(lengths[0], budget)  # warm up
     for _ in range(rounds):
         samples += [await meter.prefill(length, budget) for length in lengths]
+        samples += [await meter.join(length, lengths[0]) for length in lengths if length < budget]
         for batch in _BATCHES:
             for context in (lengths[0], lengths[len(lengths) // 2], longest):
                 if batch <= limit and (batch <= fitting or context < longest):

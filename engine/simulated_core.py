@@ -124,7 +124,7 @@ class SimulatedCore(LocalEngine):
     def cost(self, step: Step) -> float:
         """Seconds of one step."""
         pairs = sum(pairs_of(piece.start, piece.count) for piece in step.pieces)
-        work = Work(step.tokens, pairs, self._read(step))
+        work = Work(step.tokens, pairs, self._read(step), len(step.pieces))
         seconds = self._profile.seconds(work, len(step.decodes) + len(step.pieces)) if step.sequences else 0.0
         for kind in {kind for kind, _ in step.copies}:  # each way has a stream of its own beside the computation
             blocks = sum(len(pairs) for way, pairs in step.copies if way is kind)

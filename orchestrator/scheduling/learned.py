@@ -145,16 +145,19 @@ class Lifetimes:
         """Something of the workflow has gone on for so long."""
         for key in _path(workflow, None):
             lived, ends = self._lived.get(key, (0.0, 0.0))
-            self._lived[key] = (lived + seconds, ends)
-            self._lived.move_to_end(key)
-        if len(self._lived) > self._keys:
-            self._lived.popitem(last=False)
+            self._put(key, lived + seconds, ends)
 
     def end(self, workflow: str) -> None:
         """Something of the workflow has ended."""
         for key in _path(workflow, None):
             lived, ends = self._lived.get(key, (0.0, 0.0))
-            self._lived[key] = (lived * self._kept, ends * self._kept + 1)
+            self._put(key, lived * self._kept, ends * self._kept + 1)
+
+    def _put(self, key: tuple[str, ...], lived: float, ends: float) -> None:
+        self._lived[key] = (lived, ends)
+        self._lived.move_to_end(key)
+        if len(self._lived) > self._keys:
+            self._lived.popitem(last=False)
 
     def rest(self, workflow: str) -> float:
         """Expected rest of what goes on; inf if nothing has ended yet."""

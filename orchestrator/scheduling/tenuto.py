@@ -65,6 +65,7 @@ class _Program:
     rest: dict[str, float] = field(default_factory=dict)
     own: dict[str, float] = field(default_factory=dict)
     work_s: float = 0.0
+    served: bool = False
     active: dict[str, _Active] = field(default_factory=dict)
     longest: list[tuple[float, str]] = field(default_factory=list)  # max-heap of active calls' rests, lazily cleaned
     step: int | None = None
@@ -75,8 +76,9 @@ class Tenuto:
     """Shortest expected rest first, within a window of arrival times. The default policy.
 
     What is left of a program: of its declared graph the longest way, or its work if that is wide, in seconds learned
-    by workflow and stage; of an open program, whose future nobody declared, at least what programs that came as far
-    still needed. Siblings share their program's key. O(log calls) an event; an extension costs its size.
+    by workflow and stage; of an open program, whose future nobody declared, at least what those of its workflow
+    need, whatever it has had already. Siblings share their program's key. O(log calls) an event; an extension costs
+    its size.
     """
 
     name = "tenuto"
@@ -139,6 +141,7 @@ class Tenuto:
         program.work_s -= program.own.pop(name, 0.0)
         program.rest.pop(name, None)
         if not isinstance(call.call, FunctionCall):
+            program.served = True
             self._lives.live(program.workflow, call.seconds)
         if call.succeeded:
             self._calls.learn(program.workflow, call.seconds, stage_of(call.call))
@@ -148,7 +151,7 @@ class Tenuto:
 
     def program_ended(self, program: str, now: float) -> Changes:
         known = self._programs.pop(program, None)
-        if known is not None:
+        if known is not None and known.served:
             self._lives.end(known.workflow)
         return NO_CHANGES
 

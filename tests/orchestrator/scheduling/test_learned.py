@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.scheduling.learned import PSEUDO_SAMPLES, Learned, Sample
+from orchestrator.scheduling.learned import PSEUDO_SAMPLES, Learned, Lifetimes, Sample
 
 values = st.lists(st.floats(0.0, 1e4), min_size=1, max_size=60)
 
@@ -81,3 +83,32 @@ def test_what_was_not_learned_for_long_is_forgotten_first() -> None:
             learned.learn(workflow, 8.0, "s")
     assert learned.quantile("c", 0.5, "s") == 8.0
     assert len(learned._samples) == 4 and ("a",) not in learned._samples
+
+
+def test_the_living_count_and_a_new_workflow_is_like_all_until_it_has_lived_longer() -> None:
+    lives = Lifetimes()
+    assert lives.rest("chat") == math.inf
+    for _ in range(100):
+        lives.live("chat", 2.0)
+        lives.end("chat")
+    assert lives.rest("chat") == pytest.approx(2.0, rel=0.01)
+    assert lives.rest("agent") == pytest.approx(2.0, rel=0.01)
+    lives.live("agent", 500.0)
+    assert lives.rest("agent") > 500.0, "nothing of it has ended"
+    for _ in range(10):
+        lives.live("agent", 30.0)
+        lives.end("agent")
+    assert 30.0 < lives.rest("agent") < 90.0
+
+
+def test_lifetimes_follow_a_workflow_that_changes_and_forget_those_not_seen_for_long() -> None:
+    lives = Lifetimes(window=16, keys=3)
+    for seconds in (1.0, 50.0):
+        for _ in range(100):
+            lives.live("w", seconds)
+            lives.end("w")
+    assert lives.rest("w") == pytest.approx(50.0, rel=0.1)
+    assert lives.rest("w") != lives.rest("never seen")
+    for name in ("a", "b"):
+        lives.live(name, 1.0)
+    assert lives.rest("w") == lives.rest("never seen"), "of three keys one is for all workflows"

@@ -1,10 +1,8 @@
-"""`tenuto simulate` and the fit behind `tenuto bench`, as a user runs them."""
+"""`tenuto simulate`, as a user runs it."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,14 +10,10 @@ from typing import Any, TypeVar
 import pytest
 from typer.testing import CliRunner
 
-from engine.clock import LoopClock
 from engine.costs import EngineProfile, profile, save
-from engine.fit import fit, measure
-from engine.simulated import SimulatedEngine
 from orchestrator.cli import app
 from orchestrator.simulation.synthetic import agents, chats
 from orchestrator.simulation.trace import LLMNode, TraceProgram
-from orchestrator.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
 
@@ -113,25 +107,3 @@ def test_faults_are_told_in_a_line(arguments: tuple[str, ...], told: str, tmp_pa
     code, text, error = run(tmp_path / arguments[0], *arguments[1:])
     assert code == 2 and text == ""
     assert error.startswith("tenuto: ") and told in error and error.count("\n") == 1
-
-
-def in_virtual_time(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(work)
-
-
-def test_a_fit_finds_the_costs_of_an_engine_whose_costs_are_known() -> None:
-    async def measured() -> EngineProfile:
-        engine = SimulatedEngine(replace(CARD, context_tokens=1024))
-        clock = LoopClock(asyncio.get_running_loop())
-        samples = await measure(engine, clock, budget=CARD.token_budget, rounds=1)
-        found = fit(samples, engine, name="fitted", budget=CARD.token_budget, max_running=CARD.max_running)
-        assert found.error < 0.02
-        return found.profile
-
-    fitted = in_virtual_time(measured())
-    assert fitted.prefill_seconds(0, 900) == pytest.approx(CARD.prefill_seconds(0, 900), rel=0.03)
-    for batch, context in ((1, 100), (8, 900), (16, 300)):
-        real = CARD.decode_seconds(batch, batch * context, 10)
-        assert fitted.decode_seconds(batch, batch * context, 10) == pytest.approx(real, rel=0.05)
-    assert fitted.call_s == pytest.approx(CARD.call_s, rel=0.3)
