@@ -17,6 +17,7 @@ from llguidance.hf import from_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from examples.text_to_sql.answers import FIRST_BONUS
 from examples.text_to_sql.database import SqlError, run_sql, vote_key
 from examples.text_to_sql.evaluate import execution_match
 from examples.text_to_sql.faults import TRUST, doubt
@@ -174,12 +175,12 @@ def run_program(
 
 
 def _vote(tries: list[Try]) -> str:
-    """The SQL whose result most candidates share; the first (greedy) one counts a little more, empty results little."""
+    """The SQL whose result most candidates share; the first (greedy) one counts more, doubtful results little."""
     weights: Counter[str] = Counter()
     for at, one in enumerate(tries):
         if one.fault in ("error", "placeholder"):
             continue
-        weights[one.key] += int(1000 * TRUST[one.fault]) + (200 if not at else 0)
+        weights[one.key] += int(1000 * TRUST[one.fault]) + (0 if at else int(1000 * FIRST_BONUS))
     if not weights:
         return tries[0].sql
     best = weights.most_common(1)[0][0]
