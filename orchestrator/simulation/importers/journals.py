@@ -1,13 +1,16 @@
 """A server's own journal: the programs that ended well, as they ran.
 
-Constant parts of prompts are streams named by their text's digest, so programs share what they shared; a part's tokens
-are its share of the prompt's by characters. No text leaves the journal.
+Constant parts of prompts are streams named by their text's digest, so programs share what they shared. A journal knows
+the tokens of prompts and outputs, not of a prompt's parts: what a prompt has beside outputs and parts that were seen
+before is divided among the others by characters, and a part that was seen keeps its tokens, so that later prompts go on
+where earlier ones ended. No text leaves the journal.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -22,6 +25,7 @@ from orchestrator.simulation.lines import TraceError
 from orchestrator.simulation.trace import LLMNode, Node, Piece, ToolNode, TraceProgram
 from tenuto.wire import Call, FunctionCall, LLMCall, ProgramStatus, TextPart
 
+_TEXT = "text:"
 _QUERY = """
 SELECT program, kind, name, facts, payload FROM records WHERE program IN
   (SELECT program FROM records WHERE kind = 'ended') ORDER BY program, position
@@ -31,10 +35,11 @@ SELECT program, kind, name, facts, payload FROM records WHERE program IN
 def read_journal(path: Path) -> list[TraceProgram]:
     """Every program whose calls all ended. Raises TraceError."""
     programs: list[TraceProgram] = []
+    shared: dict[str, int] = {}
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             for name, rows in groupby(db.execute(_QUERY), key=itemgetter(0)):
-                made = _Program(name)
+                made = _Program(name, shared)
                 for row in rows:
                     made.add(decode(Row(*row)))
                 if (program := made.program()) is not None:
@@ -51,9 +56,12 @@ def _shifted(program: TraceProgram, start_s: float) -> TraceProgram:
 
 @dataclass(slots=True)
 class _Program:
-    """What a program's records have told so far."""
+    """What a program's records have told so far. `shared`: tokens of constant parts, by stream, as first seen in any
+    program; `lengths`: those of all parts in this one."""
 
     name: str
+    shared: dict[str, int]
+    lengths: dict[str, int] = field(default_factory=dict)
     accepted: Accepted | None = None
     growth: list[tuple[float, tuple[Call, ...]]] = field(default_factory=list)
     written: dict[str, Written] = field(default_factory=dict)
@@ -86,6 +94,11 @@ class _Program:
         submission = self.accepted.parse()
         producers = {call.variable: call for _, call in calls}
         ends_s = {name: record.at_s for name, record in self.written.items()}
+        self.lengths |= {
+            f"{self.name}/{call.id}.out": max(self.written[call.id].facts.output_tokens, 1)
+            for _, call in calls
+            if isinstance(call, LLMCall)
+        }
         nodes: list[Node] = []
         for at_s, call in sorted(calls, key=lambda item: ends_s[item[1].id]):
             after = tuple(dict.fromkeys((*call.after, *(producers[v].id for v in _reads(call) if v in producers))))
@@ -120,32 +133,35 @@ class _Program:
         )
 
     def _prompt(self, call: LLMCall, tokens: int, producers: Mapping[str, Call]) -> tuple[Piece, ...]:
-        """The prompt's parts, with tokens in proportion to their characters; the last part has what is left."""
-        parts = [(stream, limit, size) for stream, limit, size in self._parts(call, producers) if size]
-        characters = sum(size for _, _, size in parts)
+        """The prompt's parts; those not seen before share, by their characters, what the others leave."""
+        parts = [(stream, size) for stream, size in self._parts(call, producers) if size]
+        known = ChainMap[str, int]({}, self.lengths, self.shared)
+        new = {stream: size for stream, size in parts if stream not in known}
+        unknown = max(tokens - sum(known.get(stream, 0) for stream, _ in parts), 0)
+        characters = sum(new.values())
+        known |= {stream: round(unknown * size / characters) for stream, size in new.items()}
         pieces: list[Piece] = []
         left = tokens
-        for stream, limit, size in parts:
-            count = min(round(tokens * size / characters), left, limit or left)
-            if count:
+        for stream, _ in parts:
+            count = self.lengths.setdefault(stream, min(known[stream], left))
+            if count := min(count, left):
                 pieces.append(Piece(stream, 0, count))
                 left -= count
+        self.shared |= {stream: known[stream] for stream in new if stream.startswith(_TEXT)}
         if left:
             pieces.append(Piece(f"{self.name}/{call.id}.in", 0, left))
         return tuple(pieces)
 
-    def _parts(self, call: LLMCall, producers: Mapping[str, Call]) -> Iterator[tuple[str, int, int]]:
-        """Each part as (stream, most tokens it has or 0, characters)."""
+    def _parts(self, call: LLMCall, producers: Mapping[str, Call]) -> Iterator[tuple[str, int]]:
+        """Each part as (stream, characters)."""
         for message in call.messages:
             for part in message.parts:
                 if isinstance(part, TextPart):
-                    yield f"text:{hashlib.sha256(part.text.encode()).hexdigest()[:16]}", 0, len(part.text)
+                    yield f"{_TEXT}{hashlib.sha256(part.text.encode()).hexdigest()[:16]}", len(part.text)
                 elif (producer := producers.get(part.variable)) is not None:
-                    record = self.written[producer.id]
-                    limit = record.facts.output_tokens
-                    yield f"{self.name}/{producer.id}.out", limit, len(record.value)
+                    yield f"{self.name}/{producer.id}.out", len(self.written[producer.id].value)
                 else:
-                    yield f"{self.name}/{part.variable}", 0, self.inputs.get(part.variable, 1)
+                    yield f"{self.name}/{part.variable}", self.inputs.get(part.variable, 1)
 
 
 def _reads(call: Call) -> Iterator[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -274,4 +276,45 @@ async def test_a_servers_journal_tells_what_its_programs_did(tmp_path: Path) -> 
     assert look.duration == pytest.approx(2.0)
     assert set(answer.after) == {"ask", "look"} and answer.prompt_tokens == 100
     assert ask.prompt[0].stream == answer.prompt[0].stream  # the constant text that they share
-    assert answer.prompt[1].stream == "prog_a/ask.out" and answer.prompt[1].end <= 12
+    assert answer.prompt[1] == ("prog_a/ask.out", 0, 12)
+
+
+async def test_in_a_journals_conversation_every_prompt_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    """Whatever tokens there are to a character in each part, and whoever else shares the system prompt."""
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path, clock=LoopClock())
+    await journal.open(lambda fault: None)
+    rng = Random(1)
+    for name in ("prog_a", "prog_b"):
+        parts: list[TextPart | VariablePart] = [TextPart(text="s" * 201)]
+        calls, written, tokens = [], [], 67
+        for turn in range(6):
+            parts.append(TextPart(text=f"{name} {turn} " + "q" * rng.randrange(5, 90)))
+            calls.append(
+                LLMCall(
+                    id=f"c{turn}",
+                    messages=(Message(role="user", parts=tuple(parts)),),
+                    after=(f"c{turn - 1}",) if turn else (),
+                )
+            )
+            tokens += rng.randrange(3, 40)
+            output = rng.randrange(2, 50)
+            facts = RunFacts(1, tokens, 0, output, spans=(("decode", turn, turn + 0.5),))
+            written.append(Written(name, f"c{turn}", b'"' + b"o" * 40 + b'"', turn, turn + 0.5, facts))
+            parts.append(VariablePart(variable=f"c{turn}"))
+            tokens += output
+        submission = ProgramSubmission(workflow="flow", graph=Graph(inputs={}, calls=tuple(calls)))
+        journal.append(Accepted(name, "acme", 1000.0, submission.model_dump_json().encode(), "span"))
+        for record in written:
+            journal.append(record)
+        await journal.append(Ended(name, ProgramStatus.SUCCEEDED, 9, 9.0, None)).committed()
+    await journal.close()
+    programs = load_traces([path])
+    for program in programs:
+        nodes = [node for node in program.nodes if isinstance(node, LLMNode)]
+        for before, node in pairwise(nodes):
+            assert node.prompt[: len(before.prompt)] == before.prompt
+            assert node.prompt[len(before.prompt)] == (f"{program.program}/{before.id}.out", 0, before.output)
+    first, second = (next(node for node in program.nodes if isinstance(node, LLMNode)) for program in programs)
+    assert first.prompt[0].stream == second.prompt[0].stream
+    assert min(first.prompt[0].end, second.prompt[0].end) > 40, "they share the text before their own"
