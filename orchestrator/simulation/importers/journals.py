@@ -95,8 +95,9 @@ class _Program:
         producers = {call.variable: call for _, call in calls}
         ends_s = {name: record.at_s for name, record in self.written.items()}
         self.lengths |= {
-            f"{self.name}/{call.id}.out": max(self.written[call.id].facts.output_tokens, 1)
+            f"{self.name}/{call.id}.{stands}": max(self.written[call.id].facts.output_tokens, 1)
             for _, call in calls
+            for stands in ("out", "text")
             if isinstance(call, LLMCall)
         }
         nodes: list[Node] = []
@@ -159,7 +160,9 @@ class _Program:
                 if isinstance(part, TextPart):
                     yield f"{_TEXT}{hashlib.sha256(part.text.encode()).hexdigest()[:16]}", len(part.text)
                 elif (producer := producers.get(part.variable)) is not None:
-                    yield f"{self.name}/{producer.id}.out", len(self.written[producer.id].value)
+                    # Only as the assistant's message it stands where it was generated; elsewhere it is a text again.
+                    stands = "out" if message.role == "assistant" else "text"
+                    yield f"{self.name}/{producer.id}.{stands}", len(self.written[producer.id].value)
                 else:
                     yield f"{self.name}/{part.variable}", self.inputs.get(part.variable, 1)
 

@@ -276,7 +276,7 @@ async def test_a_servers_journal_tells_what_its_programs_did(tmp_path: Path) -> 
     assert look.duration == pytest.approx(2.0)
     assert set(answer.after) == {"ask", "look"} and answer.prompt_tokens == 100
     assert ask.prompt[0].stream == answer.prompt[0].stream  # the constant text that they share
-    assert answer.prompt[1] == ("prog_a/ask.out", 0, 12)
+    assert answer.prompt[1] == ("prog_a/ask.text", 0, 12), "in a user's message it is no output any more"
 
 
 async def test_in_a_journals_conversation_every_prompt_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
@@ -286,22 +286,18 @@ async def test_in_a_journals_conversation_every_prompt_goes_on_where_the_last_on
     await journal.open(lambda fault: None)
     rng = Random(1)
     for name in ("prog_a", "prog_b"):
-        parts: list[TextPart | VariablePart] = [TextPart(text="s" * 201)]
+        messages = [Message(role="system", parts=(TextPart(text="s" * 201),))]
         calls, written, tokens = [], [], 67
         for turn in range(6):
-            parts.append(TextPart(text=f"{name} {turn} " + "q" * rng.randrange(5, 90)))
-            calls.append(
-                LLMCall(
-                    id=f"c{turn}",
-                    messages=(Message(role="user", parts=tuple(parts)),),
-                    after=(f"c{turn - 1}",) if turn else (),
-                )
-            )
+            text = TextPart(text=f"{name} {turn} " + "q" * rng.randrange(5, 90))
+            messages.append(Message(role="user", parts=(text,)))
+            after = (f"c{turn - 1}",) if turn else ()
+            calls.append(LLMCall(id=f"c{turn}", messages=tuple(messages), after=after))
             tokens += rng.randrange(3, 40)
             output = rng.randrange(2, 50)
             facts = RunFacts(1, tokens, 0, output, spans=(("decode", turn, turn + 0.5),))
             written.append(Written(name, f"c{turn}", b'"' + b"o" * 40 + b'"', turn, turn + 0.5, facts))
-            parts.append(VariablePart(variable=f"c{turn}"))
+            messages.append(Message(role="assistant", parts=(VariablePart(variable=f"c{turn}"),)))
             tokens += output
         submission = ProgramSubmission(workflow="flow", graph=Graph(inputs={}, calls=tuple(calls)))
         journal.append(Accepted(name, "acme", 1000.0, submission.model_dump_json().encode(), "span"))
