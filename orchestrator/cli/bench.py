@@ -47,12 +47,16 @@ def bench(
         fail(str(fault))
     save(found.profile, out)
     profile = found.profile
-    print(f"{out}: a step {profile.step_s * 1e3:.3g} ms, a token {profile.token_s * 1e6:.3g} us, ", end="")
-    print(
-        f"prompt attention {profile.pair_s * 1e9:.3g} ns a pair, KV {profile.read_s * 1e9:.3g} ns a token read, ",
-        end="",
+    costs = (
+        f"a step {profile.step_s * 1e3:.3g} ms",
+        f"a token {profile.token_s * 1e6:.3g} us",
+        f"more than one {profile.matrix_s * 1e3:.3g} ms",
+        f"a piece of a prompt {profile.piece_s * 1e3:.3g} ms",
+        f"prompt attention {profile.pair_s * 1e9:.3g} ns a pair",
+        f"KV {profile.read_s * 1e9:.3g} ns a token read",
+        f"a call {profile.call_s * 1e3:.3g} ms",
     )
-    print(f"a call {profile.call_s * 1e3:.3g} ms; the samples differ from it by {found.error:.1%}")
+    print(f"{out}: {', '.join(costs)}; the samples differ from it by {found.error:.1%}")
 
 
 async def _fit(config: EngineConfig, name: str, rounds: int) -> Fit:
