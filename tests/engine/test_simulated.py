@@ -162,15 +162,16 @@ class _StepByStep(SimulatedEngine):
         super()._begin()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(18))
 def test_jumps_change_nothing(seed: int) -> None:
     """A random load on little memory, with and without jumps: the same calls end at the same times."""
 
     async def run(kind: type[SimulatedEngine]) -> list[tuple[int, int, float]]:
         rng = Random(seed)
         long = 4 if seed >= 6 else 1  # prompts of many steps, on memory for two of them
-        card = replace(CARD, kv_tokens=1024 * long, token_budget=256 // long, shared_prefix_decode=bool(seed % 2))
-        engine = kind(card)
+        host_bytes = 4_000_000 if seed >= 12 else 0
+        card = replace(CARD, kv_tokens=1024 * long, token_budget=256 // long, host_bytes=host_bytes)
+        engine = kind(replace(card, shared_prefix_decode=bool(seed % 2)))
         ended: list[tuple[int, int, float]] = []
 
         async def call(number: int, delay_s: float) -> None:
