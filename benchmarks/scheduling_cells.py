@@ -24,9 +24,9 @@ CHAINS, CHAIN_SLOTS = 25, 8
 CAPPED_CALLS = 2
 """Parrot's latency mode lets 4,096 tokens on an engine at once; calls of a map-reduce have about 2,600."""
 MAP_REDUCE_RATE, MAP_REDUCE_SATURATED, MIXED_RATE = 0.15, 1.5, 2.5
-SQL_RATES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
-"""Programs a second. Near saturation: the middle of what either side sustains."""
-SQL_NEAR = 0.5
+SQL_RATES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.6, 2.0, 2.5)
+"""Programs a second, up to more than any side sustains. An order is compared where the engine is nearly full: before
+that nobody waits, and all orders are one."""
 DISTURBANCES = ("fast", "slow", "shuffled", "hung")
 
 
