@@ -46,7 +46,8 @@ class BlockPool:
         self.listed: NDArray[np.bool_] = np.zeros(total, np.bool_)
         self._refs: _Counts = np.zeros(total, np.int32)
         self._leases: _Counts = np.zeros(total, np.int32)
-        self._free = list(range(total - 1, -1, -1))
+        self._stack: Places = np.arange(total - 1, -1, -1, dtype=np.intp)  # the first `free` of it are free blocks
+        self.free = total
         # Runs in the order in which they were let go of. A block in a run is cached if its mark is still the run's.
         self._runs: deque[tuple[int, Places]] = deque()
         self._marks: NDArray[np.int64] = np.zeros(total, np.int64)
@@ -54,13 +55,9 @@ class BlockPool:
         self._queued = 0
 
     @property
-    def free(self) -> int:
-        return len(self._free)
-
-    @property
     def available(self) -> int:
         """Blocks that can be had without hurting anyone."""
-        return len(self._free) + self.cached
+        return self.free + self.cached
 
     def refs(self, block: int) -> int:
         """How many sequences hold `block`."""
@@ -79,14 +76,13 @@ class BlockPool:
 
     def take(self, count: int) -> Blocks[int] | None:
         """`count` (>= 1) free blocks, now active with one reference; None if there are not so many."""
-        free = self._free
-        if len(free) < count:
+        if self.free < count:
             return None
-        taken = blocks_of(free[-count:])
-        del free[-count:]
-        self._refs[places_of(taken)] = 1
+        places = self._stack[self.free - count : self.free]
+        self.free -= count
+        self._refs[places] = 1
         self.active += count
-        return taken
+        return Blocks("i", places.astype(np.int32).tobytes())
 
     def refer(self, blocks: Blocks[int]) -> None:
         """One more sequence holds `blocks`, which are active, leased or cached."""
@@ -160,19 +156,24 @@ class BlockPool:
         gone = np.concatenate(found) if found else np.zeros(0, np.intp)
         self._marks[gone] = 0
         self.cached -= len(gone)
-        self._free += gone.tolist()
+        self._give(gone)
         return gone
 
     def discard(self, places: Places) -> None:
         """Cached ones among these blocks become free, out of turn; they are unlisted already."""
         gone = places[self._marks[places] > 0]
         self._uncache(gone)
-        self._free += gone.tolist()
+        self._give(gone)
 
     def cached_order(self) -> Iterator[int]:
         """All cached blocks, the next to be evicted first."""
         for mark, run in self._runs:
             yield from run[self._marks[run] == mark].tolist()
+
+    def _give(self, places: Places) -> None:
+        """Nobody holds or finds `places`: they are free."""
+        self._stack[self.free : self.free + len(places)] = places
+        self.free += len(places)
 
     def _uncache(self, places: Places) -> int:
         """Take what is cached among `places` out of the order of eviction; how many that were."""
@@ -189,7 +190,7 @@ class BlockPool:
         kept = self.listed.take(places)
         run = places[kept]
         if len(run) < len(places):
-            self._free += places[~kept].tolist()
+            self._give(places[~kept])
         if len(run):
             self._number += 1
             self._marks[run] = self._number
@@ -209,9 +210,9 @@ class BlockPool:
         """Raise AssertionError unless every block is in exactly one state and the counts are true."""
         refs, leases, cached = self._refs, self._leases, self._marks > 0
         free = np.zeros(self.total, np.bool_)
-        free[self._free] = True
+        free[self._stack[: self.free]] = True
         assert self.total == 0 or min(int(refs.min()), int(leases.min())) >= 0, "a count fell below zero"
-        assert int(free.sum()) == len(self._free), "a block is free twice"
+        assert int(free.sum()) == self.free, "a block is free twice"
         active, leased = refs > 0, (leases > 0) & (refs == 0)
         counts = (int(active.sum()), int(leased.sum()), int(cached.sum()))
         assert (self.active, self.leased, self.cached) == counts, "counters differ from states"

@@ -46,8 +46,6 @@ class Store:
         self.tier, self._spill = tier, spill
         self.pool = BlockPool(total)
         self.index = PrefixIndex(self.pool.listed, closed=tier is Tier.DEVICE)
-        self._evicted: tuple[set[Digest], set[Digest]] = (set(), set())
-        """Digests of what was evicted: lately, and before that."""
         kinds = (EngineEventKind.STORED, EngineEventKind.EVICTED, EngineEventKind.SWAPPED)
         self.changes: dict[EngineEventKind, Counter[str]] = {kind: Counter() for kind in kinds}
         """Blocks by what happened to them and by program, since `drain_events`."""
@@ -82,29 +80,14 @@ class Store:
         self.unlist(gone)
 
     def unlist(self, blocks: Places) -> None:
-        """Nobody finds `blocks` any more; a bounded number of their digests is remembered."""
+        """Nobody finds `blocks` any more."""
         self.changes[EngineEventKind.EVICTED].update(self.index.programs(blocks))
-        if len(self._evicted[0]) > 2 * self.pool.total:
-            self._evicted = (set(), self._evicted[0])
-        self._evicted[0].update(self.index.remove(blocks))
+        self.index.remove(blocks)
 
-    def evicted(self, digests: Sequence[Digest]) -> bool:
-        """Whether one of `digests` was evicted, as far as that is remembered."""
-        return not all(gone.isdisjoint(digests) for gone in self._evicted)
-
-    def recall(self, digests: Sequence[Digest]) -> int:
-        """How many of `digests` had been evicted; that is forgotten now."""
-        count = 0
-        for gone in self._evicted:
-            again = gone.intersection(digests)
-            gone -= again
-            count += len(again)
-        return count
-
-    def enlist(self, blocks: Blocks[int], digests: Sequence[Digest], parent: Digest | None, program: str) -> None:
-        """Let others find held blocks, a run of a chain."""
-        self.index.insert(blocks, digests, parent, program)
+    def enlist(self, blocks: Blocks[int], digests: Sequence[Digest], parent: Digest | None, program: str) -> int:
+        """Let others find held blocks, a run of a chain; how many of such had been evicted."""
         self.changes[EngineEventKind.STORED][program] += len(blocks)
+        return self.index.insert(blocks, digests, parent, program)
 
     def path(self, blocks: Blocks[int]) -> Path | None:
         """Where a chain of listed blocks is now."""
@@ -182,8 +165,8 @@ class BlockCache:
         if first == end:
             return 0
         new = digests[first:end]
-        self.device.enlist(table[first:end], new, digests[first - 1] if first else None, program)
-        return self.device.recall(new) * BLOCK_TOKENS
+        parent_digest = digests[first - 1] if first else None
+        return self.device.enlist(table[first:end], new, parent_digest, program) * BLOCK_TOKENS
 
     def publish_new(
         self, blocks: Blocks[int], digests: list[Digest], parents: list[Digest], programs: list[str], above: Blocks[int]
@@ -197,8 +180,7 @@ class BlockCache:
         listed = device.pool.listed.take(places_of(blocks + above))
         if (
             len(set(digests)) < len(digests)
-            or device.index.lists_any(digests)
-            or device.evicted(digests)
+            or device.index.knows_any(digests)
             or np.count_nonzero(listed) > len(above)
             or not listed[len(blocks) :].all()
         ):

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
-from itertools import takewhile
+from itertools import repeat, takewhile
 from struct import Struct
 from typing import Any
 
@@ -24,6 +24,10 @@ Digest = Hashable
 """The name of a block's contents and of all that comes before it: a hash of a full block, a tuple for a partial one."""
 
 ROOT = -1
+_GONE = -1
+"""Where a digest's block would stand, once that was removed."""
+_REMEMBERED = 4
+"""So many times the blocks of the tier are remembered after they were removed; then half of them."""
 _block_bytes = Struct(f"={BLOCK_TOKENS}i").pack
 
 
@@ -69,11 +73,13 @@ class PrefixIndex:
     Invariant, `check()`: a block is listed under exactly one digest. If the index is `closed`, its parent is listed
     too, or it is a root: what is resident of a chain is a prefix of it, and while a block stays listed its ancestors
     do, as the same blocks. `serial` tells whether it stayed. An index that is not closed continues another tier's.
+    A closed one remembers what was removed, as far as memory is bounded: who lists it anew is told.
     """
 
     def __init__(self, listed: NDArray[np.bool_], *, closed: bool = True) -> None:
         self._listed, self._closed = listed, closed
-        self._blocks: dict[Digest, int] = {}
+        self._blocks: dict[Digest, int] = {}  # one table for both: looking into a second one costs as much again
+        self._gone = 0
         total = len(listed)
         self._digests: NDArray[np.object_] = np.full(total, None)
         self._programs: NDArray[np.object_] = np.full(total, "")
@@ -82,16 +88,17 @@ class PrefixIndex:
         self._serial = 0
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self._blocks) - self._gone
 
     def __contains__(self, block: int) -> bool:
         return bool(self._listed[block])
 
     def get(self, digest: Digest) -> int | None:
-        return self._blocks.get(digest)
+        block = self._blocks.get(digest, _GONE)
+        return None if block == _GONE else block
 
-    def lists_any(self, digests: Sequence[Digest]) -> bool:
-        """Whether one of `digests` is here."""
+    def knows_any(self, digests: Sequence[Digest]) -> bool:
+        """Whether one of `digests` is here, or is remembered."""
         return not self._blocks.keys().isdisjoint(digests)
 
     def name(self, block: int) -> Digest | None:
@@ -106,10 +113,11 @@ class PrefixIndex:
     def run(self, digests: Sequence[Digest], first: int, limit: int) -> Blocks[int]:
         """The blocks of `digests[first:limit]` that are here, up to the first that is not."""
         known = self._blocks
-        if first >= limit or digests[first] not in known:
+        if first >= limit or known.get(digests[first], _GONE) == _GONE:
             return blocks_of()
         if self._closed:
-            end = bisect_left(digests, True, first + 1, max(limit, first + 1), key=lambda digest: digest not in known)
+            absent = lambda digest: known.get(digest, _GONE) == _GONE  # noqa: E731
+            end = bisect_left(digests, True, first + 1, max(limit, first + 1), key=absent)
             return blocks_of(list(map(known.__getitem__, digests[first:end])))
         wanted = digests[first:limit]
         with suppress(KeyError):
@@ -118,7 +126,8 @@ class PrefixIndex:
 
     def each(self, digests: Sequence[Digest]) -> list[int | None]:
         """The block of each digest; None where it is not here."""
-        return list(map(self._blocks.get, digests))
+        blocks = list(map(self._blocks.get, digests))
+        return [None if block == _GONE else block for block in blocks] if self._gone else blocks
 
     def lineage(self, blocks: Places) -> tuple[list[Digest], list[Digest | None], list[str]]:
         """Digests, parents' digests and programs of listed blocks."""
@@ -129,10 +138,12 @@ class PrefixIndex:
         programs: list[str] = self._programs[blocks].tolist()
         return programs
 
-    def insert(self, blocks: Blocks[int], digests: Sequence[Digest], parent: Digest | None, program: str) -> None:
-        """List a run of blocks under digests that are not listed yet; `parent` is that of the first, None of a root."""
-        if blocks:
-            self.insert_each(blocks, digests, [parent, *digests[:-1]], program)
+    def insert(self, blocks: Blocks[int], digests: Sequence[Digest], parent: Digest | None, program: str) -> int:
+        """List a run of blocks under digests that are not listed yet; `parent` is that of the first, None of a root.
+
+        How many of them had been removed before.
+        """
+        return self.insert_each(blocks, digests, [parent, *digests[:-1]], program) if blocks else 0
 
     def insert_each(
         self,
@@ -140,8 +151,10 @@ class PrefixIndex:
         digests: Sequence[Digest],
         parents: Sequence[Digest | None],
         programs: str | list[str],
-    ) -> None:
-        """List blocks under digests that are not listed yet."""
+    ) -> int:
+        """List blocks under digests that are not listed yet; how many of those had been removed before."""
+        again = list(map(self._blocks.get, digests)).count(_GONE) if self._gone else 0
+        self._gone -= again
         self._blocks.update(zip(digests, blocks, strict=True))
         self._serial += 1
         places = places_of(blocks)
@@ -150,23 +163,37 @@ class PrefixIndex:
         self._programs[places] = programs
         self._listed[places] = True
         self._serials[places] = self._serial
+        return again
 
     def rename(self, block: int, digest: Digest) -> None:
         """A listed leaf holds more now: list it under `digest`, which is not listed yet."""
         del self._blocks[self._digests[block]]
+        self._gone -= digest in self._blocks
         self._blocks[digest] = block
         self._digests[block] = digest
         self._serial += 1
         self._serials[block] = self._serial
 
-    def remove(self, places: Places) -> list[Digest]:
-        """Forget listed blocks whose descendants are listed no more after it; their digests."""
+    def remove(self, places: Places) -> None:
+        """Forget where listed blocks are whose descendants are listed no more after it."""
         digests: list[Digest] = self._digests[places].tolist()
-        deque(map(self._blocks.pop, digests), maxlen=0)
+        if self._closed:
+            self._blocks.update(zip(digests, repeat(_GONE)))
+            self._gone += len(digests)
+            if self._gone > _REMEMBERED * len(self._listed):
+                self._forget()
+        else:
+            deque(map(self._blocks.pop, digests), maxlen=0)
         self._digests[places] = None
         self._listed[places] = False
         self._serials[places] = 0
-        return digests
+
+    def _forget(self) -> None:
+        """Remember only the half of what was removed that came last."""
+        gone = [digest for digest, block in self._blocks.items() if block == _GONE]
+        older = gone[: len(gone) // 2]
+        deque(map(self._blocks.pop, older), maxlen=0)
+        self._gone -= len(older)
 
     def subtree(self, digest: Digest) -> list[int]:
         """The blocks of a digest and of all that descends from it. Looks at every listed block: for faults only."""
@@ -176,16 +203,16 @@ class PrefixIndex:
         found = list(children.get(digest, ()))
         for node in found:
             found += children.get(self._digests[node], ())
-        own = self._blocks.get(digest)
+        own = self.get(digest)
         return found if own is None else [own, *found]
 
     def check(self) -> None:
         """Raise AssertionError unless the tables agree."""
         listed = np.flatnonzero(self._listed)
         digests = self._digests[listed].tolist()
-        assert len(self._blocks) == len(listed), "a block is listed twice"
+        assert len(self) == len(listed), "a block is listed twice"
+        assert self._gone == sum(block == _GONE for block in self._blocks.values()), "what is gone is miscounted"
         assert [self._blocks.get(digest) for digest in digests] == listed.tolist(), "a digest is not its block's"
         if self._closed:
-            assert all(parent is None or parent in self._blocks for parent in self._parents[listed]), (
-                "a parent is missing"
-            )
+            parents = self._parents[listed]
+            assert all(parent is None or self.get(parent) is not None for parent in parents), "a parent is missing"

@@ -261,7 +261,7 @@ def test_events_are_summed_by_program_and_drained_once() -> None:
 def test_checks_find_what_is_wrong() -> None:
     pool = BlockPool(3)
     pool.check()
-    pool._free.append(pool._free[0])
+    pool._stack[1] = pool._stack[0]
     with pytest.raises(AssertionError, match="free twice"):
         pool.check()
     pool = BlockPool(3)
