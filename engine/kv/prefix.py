@@ -153,9 +153,10 @@ class PrefixIndex:
         programs: str | list[str],
     ) -> int:
         """List blocks under digests that are not listed yet; how many of those had been removed before."""
-        again = list(map(self._blocks.get, digests)).count(_GONE) if self._gone else 0
-        self._gone -= again
+        known = len(self._blocks)
         self._blocks.update(zip(digests, blocks, strict=True))
+        again = known + len(blocks) - len(self._blocks)
+        self._gone -= again
         self._serial += 1
         places = places_of(blocks)
         self._digests[places] = np.fromiter(digests, np.object_, len(blocks))
