@@ -21,7 +21,7 @@ from benchmarks.common import Figure, conditions, finish, parser, percentile
 from engine.client import EngineProcess
 from engine.clock import SystemClock
 from engine.config import EngineConfig
-from engine.costs import profile
+from engine.costs import EngineProfile, profile
 from engine.fit import Fit, fit, measure
 from orchestrator.clock import LoopClock
 from orchestrator.engines import EnginePool
@@ -36,11 +36,13 @@ from orchestrator.simulation.client import Clients, Tools
 from orchestrator.simulation.importers import load_traces
 from orchestrator.simulation.synthetic import agents
 from orchestrator.simulation.trace import LLMNode
-from orchestrator.simulation.workload import Library, is_private, tool_names, wire_name
+from orchestrator.simulation.workload import Library, is_private, scaled, tool_names, wire_name
 from orchestrator.tools import WorkerPool
 from tenuto.wire import LLMCall, Message, Sampling, TextPart, Timeline, VariablePart
 
 _BUDGET, _RUNNING = 256, 16
+_BUSY = 0.6
+"""Share of its time that the engine is at work: programs wait for each other, on a fast machine as on a slow one."""
 _WORDS = ("city", "name", "select", "population", "from", "country", "where", "order", "river", "area", "count", "max")
 
 
@@ -50,6 +52,7 @@ class Validation:
 
     real_s: tuple[float, ...]
     simulated_s: tuple[float, ...]
+    busy_share: float
     fit: Fit
 
     @property
@@ -143,7 +146,7 @@ def _at(program: TraceProgram, arrival: float) -> TraceProgram:
 async def _measure(
     programs: Sequence[TraceProgram], others: Sequence[TraceProgram], folder: Path, rounds: int
 ) -> tuple[Fit, dict[str, float]]:
-    """Fit the engine before and after the programs run on it: a machine's speed drifts.
+    """Fit the engine before and after the programs run on it, as far apart as it takes: a machine's speed drifts.
 
     `others` run first: oneDNN compiles a kernel for each number of rows that it has not seen, 2 to 6 ms a step.
     """
@@ -153,9 +156,19 @@ async def _measure(
     async with await EngineProcess.start(config) as engine:
         await _replay(others, engine, folder / "others.db")
         samples = await measure(engine, SystemClock(), budget=_BUDGET, rounds=rounds, seed=1)
-        seconds = await _replay(programs, engine, folder / "journal.db")
+        known = fit(samples, engine, name="cpu", budget=_BUDGET, max_running=_RUNNING)
+        paced = await asyncio.to_thread(_paced, programs, known.profile)
+        seconds = await _replay(paced, engine, folder / "journal.db")
         samples += await measure(engine, SystemClock(), budget=_BUDGET, rounds=rounds, seed=2)
         return fit(samples, engine, name="cpu", budget=_BUDGET, max_running=_RUNNING), seconds
+
+
+def _paced(programs: Sequence[TraceProgram], card: EngineProfile) -> list[TraceProgram]:
+    """The programs, arriving so far apart that such an engine is at work for `_BUSY` of the time."""
+    factor = 1.0
+    for _ in range(4):
+        factor *= simulate(scaled(programs, factor), engine=card, drawn=False).busy_share / _BUSY
+    return scaled(programs, factor)
 
 
 def validate(seed: int = 0, *, quick: bool = False) -> Validation:
@@ -167,11 +180,11 @@ def validate(seed: int = 0, *, quick: bool = False) -> Validation:
         trace = load_traces([folder / "journal.db"], "journal")
     report = simulate(trace, engine=fitted.profile, drawn=False)
     pairs = [(real[program.program], program.seconds) for program in report.programs]
-    return Validation(tuple(a for a, _ in pairs), tuple(b for _, b in pairs), fitted)
+    return Validation(tuple(a for a, _ in pairs), tuple(b for _, b in pairs), report.busy_share, fitted)
 
 
 def _short_agents(count: int, seed: int) -> list[TraceProgram]:
-    """Agents whose prompts fit the bundled model, about as many at once as it can serve."""
+    """Agents whose prompts fit the bundled model."""
     return agents(
         count, seed=seed, turns=(2, 5), system=60, grows_by=(10, 30), outputs=(10, 30), pause_s=0.1, gap_s=0.08
     )
@@ -253,6 +266,7 @@ def figures(
     detail = {
         "real_s": true.real_s,
         "simulated_s": true.simulated_s,
+        "busy_share": true.busy_share,
         "fit_error": true.fit.error,
         "profile": asdict(true.fit.profile),
         "samples": [asdict(sample) for sample in true.fit.samples],
