@@ -258,6 +258,29 @@ def test_events_are_summed_by_program_and_drained_once() -> None:
     assert cache.drain_events() == [EngineEvent(EngineEventKind.EVICTED, "a", 2)]
 
 
+def test_what_was_removed_is_remembered_and_half_of_it_forgotten_when_it_is_four_times_the_memory() -> None:
+    index = PrefixIndex(np.zeros(2, np.bool_))
+    for number in range(9):
+        assert index.insert(blocks_of((0,)), [number], None, "p") == 0
+        index.remove(np.array([0], np.intp))
+        index.check()
+        assert len(index) == 0 and index.get(number) is None and not index.run([number], 0, 1)
+    assert [number for number in range(9) if index.knows_any([number])] == [4, 5, 6, 7, 8]
+    assert index.insert(blocks_of((0, 1)), [8, 3], None, "p") == 1
+    index.check()
+    assert index.get(8) == 0 and len(index) == 2
+    index.rename(1, 5)
+    index.check()
+    assert index.get(5) == 1 and not index.knows_any([3])
+
+
+def test_an_index_that_continues_another_tiers_remembers_nothing() -> None:
+    index = PrefixIndex(np.zeros(2, np.bool_), closed=False)
+    index.insert(blocks_of((0,)), [b"a"], None, "p")
+    index.remove(np.array([0], np.intp))
+    assert not index.knows_any([b"a"]) and index.insert(blocks_of((0,)), [b"a"], None, "p") == 0
+
+
 def test_checks_find_what_is_wrong() -> None:
     pool = BlockPool(3)
     pool.check()
