@@ -238,6 +238,13 @@ _ACCEPTED_FACTS = ("tenant", "accepted_at", "span", "traceparent", "body_hash", 
 
 def decode(row: Row) -> Record:
     """The record of a stored row. Raises ValueError if the row was not written by `encode`."""
+    try:
+        return _decode(row)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"a record of kind {row.kind!r} of program {row.program!r} cannot be read: {error}") from error
+
+
+def _decode(row: Row) -> Record:
     facts: Any = orjson.loads(row.facts)
     match row:
         case Row(program, "written", str(call), _, value):
@@ -259,7 +266,7 @@ def decode(row: Row) -> Record:
             return Ended(program, ProgramStatus(status), seq, at_s, why, runs)
         case Row(program, "accepted", key, _, submission):
             return Accepted(program, submission=submission, key=key, **facts)
-    raise ValueError(f"the journal holds a record that this version does not know: {row.kind!r}")
+    raise ValueError("this version does not know it")
 
 
 def decode_workflow(row: Row) -> WorkflowKept:

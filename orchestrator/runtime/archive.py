@@ -14,7 +14,7 @@ from orchestrator.errors import IdempotencyMismatch, JournalUnavailable, NotFoun
 from orchestrator.journal import Accepted, Journal
 from orchestrator.limits import Limits
 from orchestrator.runtime.program import Host, Program
-from orchestrator.runtime.replay import UnreadableProgram, replay
+from orchestrator.runtime.replay import replay
 from orchestrator.runtime.shelf import Shelf
 from orchestrator.telemetry import NullTelemetry, ProgramTrace, Telemetry, parse_traceparent
 from tenuto.wire import ProgramSubmission
@@ -55,12 +55,14 @@ class Archive:
     async def find(self, id: str, tenant: str) -> Program:
         """A program in memory or in the journal. Raises NotFound, JournalUnavailable."""
         program = self.shelf.get(id)
-        if program is None and (records := await self._journal.records(id)):
+        if program is None:
             try:
-                program = replay(records, self._recalled, self._limits.graph())
-            except UnreadableProgram as error:
+                if records := await self._journal.records(id):
+                    program = replay(records, self._recalled, self._limits.graph())
+            except ValueError as error:
                 raise JournalUnavailable(str(error)) from error
-            self.shelf.put_recalled(program)
+            if program is not None:
+                self.shelf.put_recalled(program)
         if program is None or program.tenant != tenant:
             raise NotFound(f"there is no program {id!r}")
         return program
@@ -80,9 +82,11 @@ class Archive:
         """Every program that the journal holds and that has not ended, as its records leave it."""
         for id in await self._journal.unfinished():
             try:
-                yield replay(await self._journal.records(id), self._remade, self._limits.graph())
-            except UnreadableProgram:  # must not keep the others from going on
+                program = replay(await self._journal.records(id), self._remade, self._limits.graph())
+            except ValueError:  # must not keep the others from going on
                 log.exception("program %s cannot be taken up; it stays in the journal", id)
+            else:
+                yield program
 
     # -- making ---------------------------------------------------------------------------------
 

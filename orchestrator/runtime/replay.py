@@ -63,7 +63,7 @@ def replay(records: Sequence[Record], make: ProgramMaker, limits: GraphLimits) -
     """
     try:
         return _replay(records, make, limits)
-    except (ValueError, LookupError, CallStateError) as error:
+    except (ValueError, TypeError, LookupError, CallStateError) as error:
         raise UnreadableProgram(f"the records of program {records[0].program!r} make none: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -513,3 +514,22 @@ async def test_a_large_value_is_shown_by_reference_after_a_restart_too(
     outputs = resumed.runtime.view(id, tenant=TENANT).outputs
     assert outputs["a"].large == before["a"] and outputs["a"].value is None and outputs["b"].value == "short"
     assert (await resumed.runtime.variable(id, "a", tenant=TENANT)).value == "x" * 300_000
+
+
+async def test_a_record_that_cannot_be_read_keeps_only_its_own_program_from_going_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    server = await Server(ScriptedEngine(lambda request: Hang()), path).start()
+    bad, odd, good = [await server.submit(program(llm("a"))) for _ in range(3)]
+    await asyncio.sleep(1)
+    await server.crash()
+    rows = [(bad, "future", None, b"[]"), (odd, "resumed", None, b"[1]")]
+    with sqlite3.connect(path) as journal:
+        journal.executemany("INSERT INTO records(program, kind, name, facts, payload) VALUES(?, ?, ?, ?, x'')", rows)
+    journal.close()
+    again = await Server(ScriptedEngine(lambda request: "x"), path).start()
+    await again.follow(good)
+    assert again.view(good).status is ProgramStatus.SUCCEEDED
+    for id, kind in ((bad, "future"), (odd, "resumed")):
+        with pytest.raises(JournalUnavailable, match=f"a record of kind '{kind}' of program '{id}' cannot be read"):
+            await again.runtime.recall(id, tenant=TENANT)
+    await again.close()
