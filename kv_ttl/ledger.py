@@ -148,13 +148,16 @@ class LeaseLedger:
         return lease
 
     def extend(self, lease_id: int, now: float, *, until: float, remaining_s: float) -> Lease | None:
-        """Set a new end and expectation after another decision; None if the lease has ended before."""
+        """Set a new end and expectation after another decision; None if the lease has ended before.
+
+        The pause goes on, even if a call had been back: it failed.
+        """
         live = self._find(lease_id)
         if live is None:
             return None
         _check_decision(live.lease.program, now, until, remaining_s, live.lease.recompute_s)
         self._tick(now)
-        return self._change(live, replace(live.lease, until=until, remaining_s=remaining_s))
+        return self._change(live, replace(live.lease, until=until, remaining_s=remaining_s, returned=False))
 
     def demote(self, lease_id: int, now: float, *, until: float, recompute_s: float | None = None) -> Lease | None:
         """Move a device lease to the host; None if it has ended before or the host's budget has no room.
@@ -177,7 +180,7 @@ class LeaseLedger:
         self._leased[old.tier] -= old.nbytes
         self._leased[Tier.HOST] += old.nbytes
         self._demoted += 1
-        return self._change(live, replace(old, tier=Tier.HOST, until=until, recompute_s=seconds))
+        return self._change(live, replace(old, tier=Tier.HOST, until=until, recompute_s=seconds, returned=False))
 
     def close(self, lease_id: int, outcome: Outcome, now: float) -> Lease | None:
         """End a lease; None if it had ended before (its first outcome stands). Raises `UnknownLease`."""

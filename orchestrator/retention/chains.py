@@ -42,9 +42,10 @@ class Chain:
     `request` is its name, and that of its lease in the engine. `tokens` are all of it, `useful` the first of them
     that a later call may find again, `shared` those that it found there itself, computed for another program.
     `began_at`: when its pause began; `idle_at`: when the last function call of the pause returned; `returned_at`: when
-    the call that goes on with it became ready. `situation`: as the pause began. `lease`: what the ledger granted last;
-    None once that has ended; `rank`, `ttl_s` and `tier` as it was planned last, `outcome` as it ended. `graced`: the
-    engine keeps the chain for a moment by itself. `aside`: a call that follows it went on with an older chain.
+    the call that goes on with it, `returned_by`, became ready. `situation`: as the pause began. `lease`: what the
+    ledger granted last; None once that has ended; `rank`, `ttl_s` and `tier` as it was planned last, `outcome` as it
+    ended. `graced`: the engine keeps the chain for a moment by itself. `aside`: a call that follows it went on with an
+    older chain.
     """
 
     request: str
@@ -61,6 +62,7 @@ class Chain:
     useful: int = 0
     idle_at: float | None = None
     returned_at: float | None = None
+    returned_by: str = ""
     situation: Situation | None = None
     lease: Lease | None = None
     rank: float = 0.0

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dag.graph import CallState, ProgramGraph
-from tenuto.wire import LLMCall, Message, TextPart
+from tenuto.wire import JsonPath, LLMCall, Message, TextPart
 
 _LOOK = 64
 """Calls looked at for one chain: bounds the cost of a decision in a program of any size."""
 
-Length = Callable[[str], int]
-"""Characters of a variable's value; 0 if it is not written."""
+Length = Callable[[str, JsonPath], int]
+"""Characters of what a variable holds at a path; 0 if it is not written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def shared_share(first: LLMCall, second: LLMCall, length: Length, output_chars: 
     alike = 0
     same = True
     for index, step in enumerate(ours):
-        size = len(step) if isinstance(step, str) else length(step[1]) if step[0] else 0
+        size = len(step) if isinstance(step, str) else length(step[1], step[2]) if step[0] else 0
         total += size
         if not same:
             continue
@@ -101,7 +101,7 @@ def shared_share(first: LLMCall, second: LLMCall, length: Length, output_chars: 
     return min(1.0, alike / total) if total else 0.0
 
 
-_Step = str | tuple[str, str, tuple[str | int, ...]]
+_Step = str | tuple[str, str, JsonPath]
 """A constant text, or ("var", variable, path), or ("", role, ()) where a message begins."""
 
 

@@ -24,6 +24,7 @@ from orchestrator.retention.chains import Chain, Print, continued, fingerprint
 from orchestrator.retention.costs import Returns
 from orchestrator.retention.desk import Desk
 from orchestrator.retention.keeper import Keeper, Kept
+from orchestrator.retention.lengths import Lengths
 from orchestrator.retention.pauses import Upcoming, line, upcoming
 from orchestrator.retention.rules import RetentionRule, Situation, Tenuto
 from orchestrator.retention.tool_times import Specs, ToolTimes
@@ -68,6 +69,7 @@ class Retention:
         self._owners: dict[str, Program] = {}
         self._llm_calls: dict[str, int] = {}
         self._shared: dict[str, int] = {}
+        self._lengths = Lengths()
         self.tools = ToolTimes(self.rule, specs)
         self._returns = Returns()
         self._asides = Returns(prior=0.3)
@@ -100,7 +102,7 @@ class Retention:
             chain = next((one for one in before if one is not None and _begins_as(one, call, messages)), None)
         if chain is not None:
             if chain.returned_at is None:
-                chain.returned_at = self.now()
+                chain.returned_at, chain.returned_by = self.now(), call.id
                 self._learn_pause(program, chain)
                 if chain.aside:
                     self._asides.learn(program.workflow, chain.stage, True)
@@ -174,6 +176,14 @@ class Retention:
                 self._pause(program, chain)
         self.evidence(program)
 
+    def failed(self, program: Program, call: LLMCall) -> None:
+        """The call has failed for good. If it never took up the chain that it went on with, others still may."""
+        for chain in [*self._programs.get(program.id, {}).values()]:
+            if chain.returned_by == call.id and chain.lease is not None and program.outcome is None:
+                chain.returned_at, chain.returned_by = None, ""
+                self._decide(chain, Outcome.CANCELLED)
+                self._keeper.tell_kept(chain)
+
     # -- function calls and the program ---------------------------------------------------------
 
     def function_started(
@@ -219,6 +229,7 @@ class Retention:
             chain.desk.remove(chain)
         self._owners.pop(program.id, None)
         self._shared.pop(program.id, None)
+        self._lengths.program_ended(program.id)
         self.rule.program_ended(program.id, self._llm_calls.pop(program.id, 0))
 
     # -- what the scheduler asks ----------------------------------------------------------------
@@ -228,7 +239,8 @@ class Retention:
         desk = self._keeper.desk(engine)
         if desk is not None:
             desk.told(waiting, running)
-            self._keeper.watch_price(desk)
+            if self.rule.reconsiders:
+                self._keeper.watch_price(desk)
 
     def prompt_tokens(self, engine: Engine, messages: Sequence[ChatMessage], chain: Chain | None) -> int:
         """Expected tokens of a prompt that goes on with `chain`; 0 if nothing is known of the engine."""
@@ -340,7 +352,7 @@ class Retention:
     def _upcoming(self, program: Program, chain: Chain) -> Upcoming | None:
         call = program.calls[chain.call].call
         assert isinstance(call, LLMCall)
-        length = functools.partial(_length, program.values)
+        length = functools.partial(self._lengths.of, program)
         return upcoming(program.graph, call, program.open, length, length(call.variable))
 
     def _situation(self, program: Program, chain: Chain, coming: Upcoming) -> Situation:
@@ -444,12 +456,6 @@ class Retention:
         if chain.situation is not None and any(one.call.tool == _CLIENT for one in chain.situation.waits):
             seconds = self.now() - (chain.idle_at or chain.began_at)
             self.rule.observe(_client(program, chain), seconds)
-
-
-def _length(values: Mapping[str, JsonValue], variable: str) -> int:
-    """Characters of a variable's value in a prompt, nearly; 0 if it is not written."""
-    value = values.get(variable)
-    return len(value) if isinstance(value, str) else 0 if value is None else len(str(value))
 
 
 def request_id(program: str, call: str, attempt: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import JsonValue
@@ -90,6 +91,8 @@ class ToolTimes:
             told: list[tuple[ToolCall, float]] = []
             for run, at in reversed(self._returned):
                 tool = self._kind(run)
+                if run.program.outcome is not None:
+                    tool = replace(tool, program="")  # nobody will ask for its own any more
                 seen[tool] += 1
                 if seen[tool] <= _OF_ONE:
                     told.append((tool, at - run.since))

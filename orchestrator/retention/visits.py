@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from engine.protocol import ChatMessage, Usage
+from kv_ttl.ledger import Tier
 from orchestrator.retention.chains import Chain, fingerprint
 from orchestrator.retention.desk import Desk
 from tenuto.wire import LLMCall
@@ -77,6 +78,12 @@ class Visit:
         if chain is None or not chain.ttl_s:
             return None
         return Found(chain.ttl_s, chain.tier.value, chain.outcome.value if chain.outcome is not None else None)
+
+    @property
+    def kept(self) -> int:
+        """Tokens on the device that are still kept for this call."""
+        lease = self.chain.lease if self.chain is not None else None
+        return lease.nbytes if lease is not None and lease.tier is Tier.DEVICE else 0
 
     @property
     def continues(self) -> str:

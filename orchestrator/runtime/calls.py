@@ -27,7 +27,7 @@ class CallState(StrEnum):
         return self in _FINAL
 
 
-_WAITS = frozenset({"client", "queue", "pause"})
+_WAITS = frozenset({"cache", "client", "queue", "pause"})
 _FINAL = frozenset({CallState.ENDED, CallState.FAILED, CallState.CANCELLED, CallState.SKIPPED})
 
 
@@ -142,7 +142,7 @@ class Variable:
     settled: bool = False
     durable: bool = False
     error: ErrorValue | None = None
-    waiters: list[asyncio.Future[None]] | None = None
+    waiters: dict[asyncio.Future[None], None] | None = None
     large: LargeValue | None = None  # how it is shown where its value is too long
 
     def publish(self) -> None:

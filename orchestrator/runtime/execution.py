@@ -126,6 +126,8 @@ class Execution:
             now_s = program.now()
             run.close(now_s)
             program.fail(run, error, run.facts(), now_s)
+            if isinstance(run.call, LLMCall):
+                self._services.retention.failed(program, run.call)
 
     def give_up(self, program: Program, run: CallRun, error: ErrorValue) -> None:
         """End a call that nobody waits for any more, as failed."""
@@ -149,8 +151,9 @@ class Execution:
     def _learn(self, program: Program, run: CallRun, *, succeeded: bool) -> None:
         """Tell the policy that the call holds nothing any more, and the statistics what it took."""
         call, worked_s = run.call, run.worked_s()
-        self._services.priorities.call_ended(EndedCall(program.id, call, worked_s, run.usage, succeeded))
-        if succeeded:
+        ended = EndedCall(program.id, call, worked_s, run.usage, succeeded)
+        self._services.priorities.call_ended(ended)
+        if ended.tells:
             tokens = run.usage.output_tokens if run.usage is not None else None
             self._services.statistics.learn(program.workflow, call, seconds=worked_s, output_tokens=tokens)
 

@@ -101,10 +101,15 @@ class Generation:
         self._run.behind = self._services.occupancy.others(engine.name, self._program.id)
 
     def _left(self, gate: Gate) -> int:
-        """Private tokens of KV that the call has left in the engine, until it is decided what is kept of them."""
+        """Private tokens of KV that the call has left in the engine, until it is decided what is kept of them.
+
+        If it failed, those of the chain that it never took up.
+        """
         usage = self._usage
-        if not gate.hold.capacity or usage is None or not self._succeeded:
+        if not gate.hold.capacity:
             return 0
+        if usage is None or not self._succeeded:
+            return self._visit.kept if self._visit is not None else 0
         program, call, footprints = self._program, self._call, self._services.footprints
         gate.room.ended(usage, gate.calls)
         footprints.began(program.id, program.workflow, call, usage.cached_tokens)

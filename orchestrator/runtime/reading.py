@@ -117,7 +117,9 @@ class Reader:
         if not variable.durable and wait_s > 0:
             self._check_alive()
             waiter = asyncio.get_running_loop().create_future()
-            variable.waiters = [*(variable.waiters or ()), waiter]
+            if variable.waiters is None:
+                variable.waiters = {}
+            variable.waiters[waiter] = None
             try:
                 async with asyncio.timeout(min(wait_s, self._limits.variable_wait_s)):
                     await waiter
@@ -125,7 +127,7 @@ class Reader:
                 pass
             finally:
                 if variable.waiters is not None:
-                    variable.waiters.remove(waiter)
+                    variable.waiters.pop(waiter, None)
         return views.variable_view(found, name)
 
     def events(self, program: str, *, tenant: str, after_seq: int = 0) -> AsyncGenerator[Event, None]:

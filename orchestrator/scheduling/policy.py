@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from dag.graph import ProgramGraph
 from engine.protocol import PriorityKey, Usage
-from tenuto.wire import Call, Objective
+from tenuto.wire import Call, FunctionCall, Objective
 
 Changes = Mapping[str, PriorityKey]
 """New keys by program, for all its calls that an engine holds now."""
@@ -52,6 +52,11 @@ class EndedCall(NamedTuple):
     seconds: float
     usage: Usage | None
     succeeded: bool
+
+    @property
+    def tells(self) -> bool:
+        """Whether it tells what such calls take: one that no engine worked on, answered from the cache, does not."""
+        return self.succeeded and (self.seconds > 0 or isinstance(self.call, FunctionCall))
 
 
 class Policy(Protocol):

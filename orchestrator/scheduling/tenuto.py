@@ -77,8 +77,8 @@ class Tenuto:
 
     What is left of a program: of its declared graph the longest way, or its work if that is wide, in seconds learned
     by workflow and stage; of an open program, whose future nobody declared, at least what those of its workflow
-    need, whatever it has had already. Siblings share their program's key. O(log calls) an event; an extension costs
-    its size.
+    need, whatever it has had already. A call gets its program's key when it is ready, those that are there already with
+    the next change. O(log calls) an event; an extension costs its size.
     """
 
     name = "tenuto"
@@ -88,7 +88,6 @@ class Tenuto:
         self._window_s = window_s
         self._half_s = half_s
         self._programs: dict[str, _Program] = {}
-        self._arrivals = 0
         self._calls = Learned(prior=_CALL_S)
         self._tokens = Learned(prior=64.0)
         self._lives = Lifetimes()
@@ -143,7 +142,7 @@ class Tenuto:
         if not isinstance(call.call, FunctionCall):
             program.served = True
             self._lives.live(program.workflow, call.seconds)
-        if call.succeeded:
+        if call.tells:
             self._calls.learn(program.workflow, call.seconds, stage_of(call.call))
             if call.usage is not None:
                 self._tokens.learn(program.workflow, float(call.usage.output_tokens), stage_of(call.call))
@@ -181,16 +180,13 @@ class Tenuto:
         program.rest = remaining(program.graph, lambda call: program.own.get(call.id, 0.0))
         program.work_s = sum(program.own.values())
 
-    def _rest_s(self, program: _Program) -> float:
-        """Engine seconds that the program still needs, as far as anyone can tell."""
+    def _declared_s(self, program: _Program) -> float:
+        """Engine seconds that what is declared of the program still needs."""
         longest = program.longest
         while longest and ((active := program.active.get(longest[0][1])) is None or active.rest_s != -longest[0][0]):
             heappop(longest)
         way_s = -longest[0][0] if longest else 0.0
-        declared_s = max(way_s, program.work_s / _WIDTH)
-        if not program.open:
-            return declared_s
-        return max(declared_s, self._lives.rest(program.workflow))
+        return max(way_s, program.work_s / _WIDTH)
 
     @staticmethod
     def _stepped_s(program: _Program, rest_s: float) -> float:
@@ -208,14 +204,17 @@ class Tenuto:
     # -- keys -----------------------------------------------------------------------------------
 
     def _rekey(self, program: _Program, now: float) -> PriorityKey:
-        rest_s = self._rest_s(program)
+        declared_s = rest_s = self._declared_s(program)
+        if program.open:
+            rest_s = max(declared_s, self._lives.rest(program.workflow))
         alike_s = self._stepped_s(program, rest_s)
         handicap = alike_s / (alike_s + self._half_s)
         if program.objective.kind == "throughput":
             handicap = 1.0
         due_s = program.arrival_s + self._window_s * handicap
         if program.objective.deadline_s is not None:
-            latest_s = program.arrival_s + program.objective.deadline_s - rest_s
+            known_s = rest_s if rest_s < math.inf else declared_s
+            latest_s = program.arrival_s + program.objective.deadline_s - known_s
             if latest_s >= now:  # one that is lost already takes its turn like any other
                 due_s = min(due_s, latest_s)
         program.key = (due_s, program.arrival_s)

@@ -13,12 +13,13 @@ from dag.graph import ProgramGraph
 from engine.protocol import ChatMessage, Usage
 from orchestrator.retention.chains import Chain, continued, fingerprint
 from orchestrator.retention.costs import EngineCosts, Prefill, Returns
+from orchestrator.retention.lengths import Lengths
 from orchestrator.retention.pauses import shared_share, upcoming
 from orchestrator.retention.registry import RULES, UnknownRule, make_rule
 from orchestrator.retention.shapes import shape_of
 from tenuto.wire import Graph, InputVariable, LLMCall, TextType
 from tests.orchestrator.retention.support import agent_call
-from tests.orchestrator.runtime.support import function, llm, var
+from tests.orchestrator.runtime.support import Server, function, llm, program, var
 
 
 def messages(*texts: str) -> list[ChatMessage]:
@@ -59,7 +60,7 @@ def graph_of(*calls: Any, **inputs: str) -> ProgramGraph:
     return graph
 
 
-def length(variable: str) -> int:
+def length(variable: str, path: tuple[str | int, ...] = ()) -> int:
     return 50
 
 
@@ -186,3 +187,23 @@ def test_rules_by_name() -> None:
 
 def test_agents_calls_are_llm_calls() -> None:
     assert isinstance(agent_call("x", 2), LLMCall)
+
+
+def test_a_part_of_a_variable_counts_as_long_as_it_is() -> None:
+    lengths = {("v", ("field",)): 5, ("v", ()): 1_000_000}
+    first = llm("first", "a" * 45, var("v", "field"))
+    share = shared_share(first, llm("second", "a" * 45, var("w")), lambda *part: lengths.get(part, 0), 50)
+    assert share == pytest.approx(0.45)
+
+
+async def test_lengths_are_measured_once_and_by_path() -> None:
+    server = await Server().start()
+    id = await server.submit(program(llm("a", "x"), inputs={"v": {"field": "short", "rest": [1] * 100}}, open=True))
+    held, lengths = server.program(id), Lengths()
+    assert (lengths.of(held, "v", ("field",)), lengths.of(held, "v", ("none",)), lengths.of(held, "later")) == (5, 0, 0)
+    whole = lengths.of(held, "v")
+    held.values["v"] = "changed"  # nobody changes what is written: so nobody looks
+    assert lengths.of(held, "v") == whole > 200
+    lengths.program_ended(id)
+    assert lengths.of(held, "v") == len("changed")
+    await server.close()

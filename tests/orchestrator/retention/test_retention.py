@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from engine.protocol import Capabilities, Lease, LeaseOutcome, Tier
+from engine.protocol import Capabilities, GenerateRequest, Lease, LeaseOutcome, Tier, TokenChunk
 from kv_ttl.ledger import Outcome
 from kv_ttl.ledger import Tier as LedgerTier
 from orchestrator.limits import Limits
 from orchestrator.retention import Plan, Situation, make_rule
 from orchestrator.retention.baselines import KeepAlways
-from orchestrator.retention.rules import Silent
+from orchestrator.retention.rules import Silent, Tenuto
 from orchestrator.scheduling import make_policy
 from tenuto.wire import EventKind, GraphExtension, ProgramStatus
 from tests.orchestrator.retention.support import LeasingEngine, agent, agent_call, extend, retention_of, served
@@ -488,3 +489,74 @@ async def test_the_oracle_keeps_exactly_what_pays() -> None:
 def test_tier_names_agree() -> None:
     assert {tier.value for tier in Tier} == {tier.value for tier in LedgerTier}
     assert {outcome.value for outcome in LeaseOutcome} == {outcome.value for outcome in Outcome}
+
+
+class Failing(LeasingEngine):
+    """Never answers the calls named `lost`."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        if request.call == "lost":
+            await asyncio.sleep(1e9)
+        async for chunk in super().generate(request):
+            yield chunk
+
+
+async def _paused_then_lost(server: Server) -> str:
+    """An open program whose second call comes back to its chain and fails before it runs."""
+    server.worker(work=lambda turn: sleeping(1.0))
+    id = await server.submit(program(agent_call("say0", 0), open=True, outputs=()))
+    await server.until(id, EventKind.CALL_ENDED, "say0")
+    await extend(server, id, function("do0", "work", {"turn": 0}, after=("say0",)))
+    await server.until(id, EventKind.CALL_ENDED, "do0")
+    await extend(server, id, agent_call("lost", 1, timeout_s=10.0))
+    await server.until(id, EventKind.CALL_FAILED, "lost")
+    return id
+
+
+async def test_a_lease_whose_call_failed_before_it_ran_is_decided_on_again() -> None:
+    engine = Failing()
+    server = await served(engine, rule=Planned(keep(5.0), keep(60.0), Plan(0, 0, 0, 0)))
+    id = await _paused_then_lost(server)
+    retention = retention_of(server)
+    assert retention.leased_tokens(engine) > 0 and len(list(retention.victims(engine, 1000))) == 1
+    await asyncio.sleep(100.0)
+    assert retention.leased_tokens(engine) == 0 and outcomes(server) == {"expired": 1} and not engine.held
+    await extend(server, id, agent_call("say1", 1))
+    await server.until(id, EventKind.CALL_ENDED, "say1")
+    retention.check()
+    await server.close()
+
+
+async def test_what_a_failed_call_left_under_lease_stays_in_the_books_of_the_hold() -> None:
+    engine = Failing(kv_tokens=1000)
+    server = await served(engine, rule=Planned(keep(500.0)), policy="tenuto")
+    await _paused_then_lost(server)
+    hold = server.runtime._services.priorities.gate(engine).hold
+    assert hold.used == retention_of(server).leased_tokens(engine) > 0
+    hold.check()
+    await server.close()
+
+
+async def test_a_rule_that_does_not_reconsider_is_not_asked_again_when_the_price_moves() -> None:
+    engine = LeasingEngine(kv_tokens=400)
+    rule = Planned(keep(50.0), Plan(0, 0, 0, 0))
+    server = await served(engine, rule=rule, policy="tenuto")
+    server.worker(work=lambda turn: sleeping(20.0))
+    first = await server.submit(agent(2))
+    await asyncio.sleep(5.0)
+    retention_of(server).pressure(engine, 1000, 1)
+    await asyncio.sleep(5.0)
+    assert len(rule.seen) == 1 and retention_of(server).leased_tokens(engine) > 0
+    await server.follow(first)
+    await server.close()
+
+
+async def test_durations_of_a_program_that_has_ended_are_not_kept_for_it_alone() -> None:
+    rule = Tenuto()
+    server = await served(LeasingEngine(), rule=rule)
+    server.worker(work=lambda turn: 1, last=lambda: 2)
+    for _ in range(5):
+        done = agent(2).graph.calls
+        await server.run(program(*done, function("z", "last", after=("say1",)), outputs=("z",)))
+    assert not rule.model._private.by_key
+    await server.close()
