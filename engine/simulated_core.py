@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 STREAM_TOKENS = 64
 """Tokens of a reference's output that are told at once; those of a spelled-out prompt are told one by one."""
 _FAR = 1 << 30
+_PROGRAMS = 4096
+"""So many more programs than chains are known by their latest request."""
 
 
 class SimulatedCore(LocalEngine):
@@ -117,7 +119,10 @@ class SimulatedCore(LocalEngine):
 
     def _chain(self, call: Output) -> Chain:
         self._latest[call.sequence.program] = call.sequence.id
-        return super()._chain(call)
+        chain = super()._chain(call)
+        if len(self._latest) > 2 * len(self._history) + _PROGRAMS:
+            self._latest = {program: id for program, id in self._latest.items() if self._history.get(id)}
+        return chain
 
     # what a step costs
 

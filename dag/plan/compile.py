@@ -86,12 +86,18 @@ class PlanCompiler:
                 given[self._name_of(tool, names, position, argument, given)] = argument.value
         except CallFault:
             return None
-        position = len(opened.arguments)
-        name = opened.name or (names[position] if position < len(names) else None)
+        name = self.name_of_open(opened)
         if name is None or name in given or name not in tool.partial or any(map(_holds_references, given.values())):
             return None
         required = set(tool.parameters.get("required", ())) - {name}
         return (name, given) if required <= given.keys() else None
+
+    def name_of_open(self, opened: OpenText) -> str | None:
+        """The name of the argument that is being written; None if the tool has none there."""
+        tool = self._tools.get(opened.tool)
+        names = list(tool.parameters.get("properties", {})) if tool is not None else []
+        position = len(opened.arguments)
+        return opened.name or (names[position] if position < len(names) else None)
 
     def _tool(self, name: str) -> ToolSpec:
         tool = self._tools.get(name)

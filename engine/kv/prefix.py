@@ -190,7 +190,7 @@ class PrefixIndex:
         self._serials[places] = 0
 
     def _forget(self) -> None:
-        """Remember only the half of what was removed that came last."""
+        """Forget half of what was removed: that which had been listed before the other."""
         gone = [digest for digest, block in self._blocks.items() if block == _GONE]
         older = gone[: len(gone) // 2]
         deque(map(self._blocks.pop, older), maxlen=0)

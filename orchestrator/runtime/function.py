@@ -65,9 +65,11 @@ class FunctionAttempt:
         finally:
             # Also after a failure: how far it came is unknown. Before the value is written, so that no reader of it
             # is answered with what was true before.
-            if (written := services.cache.wrote(program.tenant, call)) is not None:
-                await written
-            self._ended(trace, began_s, error_type, result)
+            try:
+                if (written := services.cache.wrote(program.tenant, call)) is not None:
+                    await written
+            finally:
+                self._ended(trace, began_s, error_type, result)
 
     def _tool_run(self, trace: CallTrace) -> ToolRun:
         program, call = self._program, self._call

@@ -219,6 +219,7 @@ class Gate:
                     self.leave(program, tokens)  # its turn had come already: the next one takes it
             elif not self._inside.remove(held):
                 self._outside.remove(held)
+                self.let_go()  # others may have waited behind it
             raise
 
     def leave(self, program: str, tokens: int = 0, left: int = 0) -> None:

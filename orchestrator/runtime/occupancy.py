@@ -28,6 +28,8 @@ class Occupancy:
             running[program] -= 1
             if not running[program]:
                 del running[program]
+            if not running:
+                del self._running[engine]
 
     def others(self, engine: str, program: str) -> tuple[str, ...]:
         """Other programs with calls on the engine: the four that have been there longest. O(1)."""

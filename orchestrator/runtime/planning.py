@@ -118,7 +118,7 @@ class PlanStream:
             begun = self._tools.begin(run, name)
             if begun is not None:
                 self._begun[id] = begun
-        if begun is not None:
+        if begun is not None and self._compiler.name_of_open(opened) == begun.name:
             begun.feed(opened.text)
 
     def _drop_begun(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
+from orchestrator.caching.call_cache import NoCallCache
 from orchestrator.errors import ShuttingDown
-from tenuto.wire import EffectClass, EventKind, GraphExtension, ProgramStatus, Retry
+from tenuto.wire import EffectClass, EventKind, FunctionCall, GraphExtension, ProgramStatus, Retry
 from tests.orchestrator.runtime.support import (
     TENANT,
     Break,
@@ -110,3 +112,21 @@ async def test_closing_the_server_ends_readers_and_waiters_with_a_reason() -> No
     assert not server.engine.running
     with pytest.raises(ShuttingDown):
         await server.submit(program(llm("a")))
+
+
+async def test_a_cancel_while_cached_results_are_given_up_ends_the_call_in_all_books() -> None:
+    class Slow(NoCallCache):
+        def wrote(self, tenant: str, call: FunctionCall) -> Awaitable[None] | None:
+            return asyncio.shield(asyncio.sleep(5))
+
+    async def make(*_: object) -> Slow:
+        return Slow()
+
+    server = await Server(make_cache=make).start()
+    server.worker(work=lambda: 1)
+    id = await server.submit(program(function("f", "work", effect=EffectClass.WRITE, effect_key="k")))
+    await asyncio.sleep(1)
+    await server.runtime.cancel(id, tenant=TENANT)
+    await asyncio.sleep(10)
+    assert server.runtime._services.occupancy.functions == 0 and not server.runtime.retention.tools._running
+    await server.close()

@@ -272,3 +272,17 @@ def test_random_programs_all_end_and_leave_nothing(seed: int) -> None:
         assert gate.calls == gate.held == gate.hold.used == len(gate.hold) == 0
 
     run_virtually(run())
+
+
+async def test_when_an_overdue_one_goes_away_those_who_waited_behind_it_enter() -> None:
+    gate = Gate(10, Hold(1000, reserve=0.0), None, lambda outside, inside: inside[0] > outside[0] + 100)
+    await gate.enter("a", (0.0,), 900)
+    big = asyncio.create_task(gate.enter("big", (1.0,), 500))
+    await asyncio.sleep(0)
+    behind = [asyncio.create_task(gate.enter(name, key, 10)) for name, key in (("a", (200.0,)), ("s", (300.0,)))]
+    await asyncio.sleep(1)
+    assert not any(task.done() for task in behind)
+    big.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert all(task.done() for task in behind) and gate.calls == 3

@@ -11,8 +11,8 @@ import pytest
 from dag.plan import PlanParser
 from orchestrator.tools.python import PythonTools
 from tenuto import DefinitionError, Pieces, tool
-from tenuto.wire import EventKind, JsonType, PlanOptions
-from tests.orchestrator.runtime.support import Server, llm, program
+from tenuto.wire import EventKind, JsonType, PlanOptions, ProgramStatus
+from tests.orchestrator.runtime.support import Server, errors, llm, program
 from tests.orchestrator.runtime.test_planning import Planner
 
 heard: list[tuple[float, str]] = []
@@ -124,3 +124,20 @@ def test_only_an_async_tool_with_pieces_can_begin_on_a_part() -> None:
     with pytest.raises(DefinitionError, match="no parameter"):
         tool(effects="read", partial=("text",))(plain)
     assert execute.spec.parameters["properties"]["code"] == {"type": "string"}
+
+
+@tool(effects="read", partial=("code",), share=False)
+async def noted(code: Pieces, note: str = "") -> str:
+    """Takes."""
+    return f"{await code.text()} ({note})"
+
+
+async def test_another_open_argument_is_not_taken_for_the_one_that_was_begun() -> None:
+    pieces = ((0.0, '1. noted(code="a = 1'), (1.0, '", note="p'), (1.0, 'y")\n2. join()'))
+    server = await Server(Planner(pieces), hosts=(PythonTools(tools=[noted]),)).start()  # type: ignore[arg-type]
+    options = PlanOptions(tools=("noted",))
+    id = await server.submit(program(llm("plan", type=JsonType(), plan=options), outputs=("plan",), toolset=None))
+    await server.follow(id)
+    assert server.view(id).status is ProgramStatus.SUCCEEDED, errors(server.view(id))
+    assert server.program(id).values["plan-1"] == "a = 1 (py)"
+    await server.close()
