@@ -266,8 +266,10 @@ class Toolbox:
             return None
         place = f"host:{host.name}" if host is not None else f"toolset:{run.toolset}"
         key = ReadKey(run.tenant, place, foreseen.tool, canonical(foreseen.arguments))
-        call = f"{run.call}+ahead"
-        ahead = run._replace(call=call, tool=foreseen.tool, arguments=foreseen.arguments, timeout_s=None, key=(inf,))
+        ahead = ToolRun(
+            run.program, f"{run.call}+ahead", foreseen.tool, run.tenant, run.toolset, foreseen.arguments, attempt=1,
+            traceparent=run.traceparent, key=(inf,), workflow=run.workflow,
+        )  # fmt: skip
         wanted = self._wanted(ahead, spec, host)
         if not self.caps.try_enter(wanted):
             return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from math import inf
 from typing import Any
 
 from orchestrator.tools import CallFailure, Toolbox, ToolRun
 from orchestrator.tools.foresight import Ended, Foreseen, History
-from tenuto.wire import EffectClass, ToolSpec
+from tenuto.wire import EffectClass, Reference, ToolSpec
 from tests.orchestrator.tools.test_toolbox import Host, now, toolbox
 
 READ = EffectClass.READ
@@ -59,8 +60,9 @@ def test_what_does_not_follow_is_not_foreseen() -> None:
 
 def run(box: Toolbox, program: str, tool: str, arguments: dict[str, Any], **options: Any) -> asyncio.Task[Any]:
     async def one() -> Any:
-        made = ToolRun(program, f"{tool}", tool, "t", "", arguments, 1, workflow="w")
-        result = await box.run(made, lambda: None, options.get("intend"))
+        intend = options.pop("intend", None)
+        made = ToolRun(program, f"{tool}", tool, "t", "", arguments, 1, workflow="w")._replace(**options)
+        result = await box.run(made, lambda: None, intend)
         if box.speculates:
             box.ended(made, tool, result)
         return result
@@ -89,6 +91,33 @@ async def test_a_foreseen_call_runs_while_its_program_thinks_and_its_benefit_is_
     assert await one_program(box, "slow", think_s=3.0) == 0.0
     counts = box.ahead.counts
     assert (counts.begun, counts.used, counts.wasted, counts.saved_s) == (2, 2, 0, 1.5)
+    await box.close()
+
+
+async def test_a_foreseen_call_has_nothing_of_the_call_that_ended_but_its_place() -> None:
+    runs: list[ToolRun] = []
+
+    class Told(Host):
+        async def run(self, run: ToolRun, spec: ToolSpec) -> Any:
+            runs.append(run)
+            return await super().run(run, spec)
+
+    host = Told(SEARCH, FETCH)
+    box = await toolbox(host)
+    for n in range(4):
+        await one_program(box, f"p{n}")
+    large = {"x": Reference(variable="long")}
+    early: list[str] = []
+    await run(
+        box, "p", "search", {"x": "p"}, large=large, early=lambda how, _: early.append(how), deadline_s=now() + 1.5,
+        attempt=2, timeout_s=1.2, traceparent="00-ab-cd-01",
+    )  # fmt: skip
+    await asyncio.sleep(0)
+    assert runs[-1] == ToolRun(
+        "p", "search+ahead", "fetch", "t", "", {"x": "p"}, 1, traceparent="00-ab-cd-01", key=(inf,), workflow="w"
+    )
+    await asyncio.sleep(2.0)  # past the deadline of the call before it
+    assert (await run(box, "p", "fetch", {"x": "p"}))["x"] == "p" and box.ahead.counts.used == 1 and not early
     await box.close()
 
 
