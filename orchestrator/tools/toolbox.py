@@ -199,15 +199,14 @@ class Toolbox:
             return None
 
         async def on(pieces: Any) -> JsonValue:
-            try:
-                if host is None:
-                    return await self._workers.run(run, lambda: None, partial=(name, pieces))
-                whole = run._replace(arguments={**run.arguments, name: pieces})
-                return await self._hosted(whole, spec, host, lambda: None)
-            finally:
-                self.caps.leave(wanted)
+            if host is None:
+                return await self._workers.run(run, lambda: None, partial=(name, pieces))
+            whole = run._replace(arguments={**run.arguments, name: pieces})
+            return await self._hosted(whole, spec, host, lambda: None)
 
-        return self.partial.begin(run.program, run.call, run.tool, name, run.arguments, on, self._clock.now())
+        begun = self.partial.begin(run.program, run.call, run.tool, name, run.arguments, on, self._clock.now())
+        begun.task.add_done_callback(lambda _: self.caps.leave(wanted))  # a task dropped at once never runs its body
+        return begun
 
     @staticmethod
     async def _finished(begun: PartialRun) -> JsonValue:

@@ -71,6 +71,7 @@ async def test_a_tool_works_on_what_is_written_and_its_call_ends_sooner() -> Non
 async def test_what_was_begun_for_a_call_that_does_not_come_is_cancelled(rest: str) -> None:
     server, id = await planned((0.0, '1. execute("py", "a'), (1.0, rest))
     await server.follow(id)
+    await asyncio.sleep(0)
     assert ended == ["cancelled"] and "plan-1" not in server.program(id).values
     assert server.tools.caps.held == () and server.tools.partial.used == 0
     await server.close()

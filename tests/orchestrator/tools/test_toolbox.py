@@ -128,6 +128,18 @@ async def test_a_call_that_is_cancelled_in_the_queue_or_at_its_turn_leaves_no_tr
     assert box.caps.held == ()
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_what_was_begun_on_a_part_and_dropped_gives_its_room_back_even_before_its_first_step(turns: int) -> None:
+    host = Host(ToolSpec(name="f", effect=READ, partial=("x",), max_running=1))
+    box = await toolbox(host)
+    assert box.begin(ToolRun("p", "c", "f", "t", "", {}, 1), "x") is not None
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    box.partial.drop("p", "c")
+    await ask(box, "next")
+    assert [call for _, call, _ in host.ran][-1] == "next" and box.caps.held == ()
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.booleans()), max_size=30),
     st.integers(1, 3),
