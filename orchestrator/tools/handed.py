@@ -32,7 +32,7 @@ class HandedOut:
         timeout_s = limit_s if run.timeout_s is None else run.timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._wait(run.program, run.call)
+                return await asyncio.shield(self._wait(run.program, run.call))  # an attempt after this one waits too
         except TimeoutError:
             message = f"the client brought no result of {run.tool!r} within {timeout_s:g} s"
             raise CallFailure(FailureType.TIMEOUT, message) from None

@@ -48,3 +48,19 @@ def test_a_client_that_does_not_come_back_is_a_timeout(own_s: float | None, afte
         assert (caught.value.type, asyncio.get_running_loop().time()) == ("timeout", after_s)
 
     run_virtually(main())
+
+
+def test_an_attempt_after_a_timeout_waits_for_the_same_result() -> None:
+    async def main() -> None:
+        handed = HandedOut()
+        for came in ("while an attempt waits", "between attempts"):
+            with pytest.raises(CallFailure, match="brought no result"):
+                await handed.result(run(came), 10.0)
+            again = asyncio.create_task(handed.result(run(came), 10.0))
+            if came == "between attempts":
+                handed.deliver("p", came, 1)
+            await asyncio.sleep(5)
+            handed.deliver("p", came, 1)
+            assert await again == 1
+
+    run_virtually(main())
