@@ -53,6 +53,7 @@ class Fetched:
         if view.status is not VariableStatus.WRITTEN:
             message = f"argument: variable {part.variable!r} could not be read: it is {view.status.value}"
             raise TaskFailure("arguments_unavailable", message, retryable=True)
+        self._keep(place, content)
         return view.value
 
     async def _read(self, place: _Place) -> bytes:
@@ -60,10 +61,13 @@ class Fetched:
         pointer = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
         params = {"wait": _WAIT_S, "pointer": pointer or None}
         url = f"/v1/programs/{program}/variables/{variable}"
-        content = (await self._http.request("GET", url, params=params, timeout_s=_WAIT_S + 30.0)).content
-        if len(content) <= _MOST_BYTES:
-            self._kept[place] = content
-            self._bytes += len(content)
-            while self._bytes > _MOST_BYTES:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
-        return content
+        return (await self._http.request("GET", url, params=params, timeout_s=_WAIT_S + 30.0)).content
+
+    def _keep(self, place: _Place, content: bytes) -> None:
+        """Only what is written stays as it is: anything else is asked for again."""
+        if place in self._kept or len(content) > _MOST_BYTES:
+            return
+        self._kept[place] = content
+        self._bytes += len(content)
+        while self._bytes > _MOST_BYTES:
+            self._bytes -= len(self._kept.popitem(last=False)[1])

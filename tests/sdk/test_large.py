@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 
 from orchestrator.app import create_app
@@ -13,8 +14,10 @@ from orchestrator.config import Settings
 from orchestrator.limits import Limits
 from tenuto import AsyncClient, CallFailed, InvalidArgument, tool, workflow
 from tenuto.errors import APIError
+from tenuto.http import HTTP
+from tenuto.tasks import TaskFailure
 from tenuto.testing import ASGITransport, ScriptedModel, override
-from tenuto.wire import Event, EventKind, FunctionTask
+from tenuto.wire import Event, EventKind, FunctionTask, Reference
 from tenuto.worker import Session
 from tests.sdk.conftest import URL, Recorder
 
@@ -169,3 +172,28 @@ async def test_a_value_that_cannot_be_read_is_the_calls_error_not_the_workers_en
         await counted.arun()
     monkeypatch.undo()
     assert await counted.arun() == 50
+
+
+async def test_a_value_that_is_not_there_yet_is_asked_for_again() -> None:
+    from tenuto.fetched import Fetched
+
+    answers: list[dict[str, Any]] = [{"status": "empty"}, {"status": "written", "value": [1, 2]}]
+    asked: list[httpx.URL] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        return httpx.Response(200, json={"name": "rows", "type": {"kind": "json"}, **answers[len(asked) - 1]})
+
+    http = HTTP(URL, api_key=None, timeout_s=1.0, retries=0, transport=httpx.MockTransport(answer))
+    fetched = Fetched(http)
+    task = FunctionTask(
+        task="t", program="p", call="c", tool="count", arguments={}, idempotency_key="k", timeout_s=None, attempt=1,
+        traceparent=None, fetch={"rows": Reference(variable="rows")},
+    )  # fmt: skip
+    with pytest.raises(TaskFailure, match="could not be read: it is empty") as caught:
+        await fetched.complete(task)
+    assert caught.value.retryable
+    for _ in range(2):
+        assert (await fetched.complete(task)).arguments == {"rows": [1, 2]}
+    assert len(asked) == 2
+    await http.aclose()
