@@ -54,18 +54,20 @@ class CacheState:
         """Make a stored entry findable. Its id was allocated (or restored) by the table."""
         category = self.numbers.get(row.category, self.numbers[UNSURE])
         reader = SHARED if row.shared else self._reader(row.tenant, row.author)
-        key = exact_number(row.exact, None if row.shared else row.author)
+        common = exact_number(row.exact, None)
+        key = common if row.shared else exact_number(row.exact, row.author)
         partition = NO_VECTOR
         self.table.put(
-            row.id, exact=key, category=category, reader=reader, created=row.created, expires=row.expires,
-            hits=row.hits, last_hit=row.last_hit, seconds=row.seconds, tokens=row.tokens, size=row.size,
+            row.id, exact=key, common=common, category=category, reader=reader, created=row.created,
+            expires=row.expires, hits=row.hits, last_hit=row.last_hit, seconds=row.seconds, tokens=row.tokens,
+            size=row.size,
         )  # fmt: skip
         if vector is not None and self.index is not None:
             partition = self.index.add(row.partition, np.array([row.id]), vector[None, :])
         self.table.partition[self.table.slot(row.id)] = partition
         self._exact[key] = row.id
         if not row.shared:
-            self._waiting.setdefault(exact_number(row.exact, None), row.id)
+            self._waiting.setdefault(common, row.id)
         if row.source is not None:
             self._promoted.setdefault(row.source, []).append(row.id)
         self.room.taken(category, row.size)
@@ -78,10 +80,13 @@ class CacheState:
             if not self.table.alive(one):
                 continue
             key, partition = int(self.table.exact[slot]), int(self.table.partition[slot])
+            common = int(self.table.common[slot])
             self.room.freed(int(self.table.category[slot]), int(self.table.size[slot]))
             self.table.remove(one)
             if self._exact.get(key) == one:
                 del self._exact[key]
+            if self._waiting.get(common) == one:
+                del self._waiting[common]
             if partition != NO_VECTOR and self.index is not None:
                 self.index.remove(partition, one)
             self.calibrator.forget(one)
@@ -116,12 +121,7 @@ class CacheState:
 
     def unshared(self, exact: bytes) -> int | None:
         """The first author's entry of an exact key that waits for a second sighting."""
-        key = exact_number(exact, None)
-        entry = self._waiting.get(key)
-        if entry is not None and not self.table.alive(entry):
-            del self._waiting[key]
-            return None
-        return entry
+        return self._waiting.get(exact_number(exact, None))
 
     def nearest(
         self,
@@ -231,6 +231,10 @@ class CacheState:
         assert alive <= set(self._exact.values()), "an entry without its exact key"
         for key, entry in self._exact.items():
             assert entry in alive and int(self.table.exact[self.table.slot(entry)]) == key, "a key without its entry"
+        for key, entry in self._waiting.items():
+            assert entry in alive and int(self.table.common[self.table.slot(entry)]) == key, (
+                "a dead entry is waited for"
+            )
 
 
 def exact_number(exact: bytes, author: str | None) -> int:

@@ -20,6 +20,7 @@ SHARED = 0
 _COLUMNS: dict[str, type] = {
     "ids": np.int64,  # 0 = free slot
     "exact": np.uint64,
+    "common": np.uint64,  # the exact key that it would have if everyone might read it
     "partition": np.int32,
     "category": np.int16,
     "reader": np.int32,
@@ -51,6 +52,7 @@ class EntryTable:
 
     ids: NDArray[np.int64]
     exact: NDArray[np.uint64]
+    common: NDArray[np.uint64]
     partition: NDArray[np.int32]
     category: NDArray[np.int16]
     reader: NDArray[np.int32]

@@ -87,6 +87,23 @@ async def test_the_same_principal_twice_is_no_second_sighting(tmp_path: Path) ->
     await cache.close()
 
 
+async def test_what_a_second_sighting_is_compared_with_is_never_an_entry_that_is_gone(tmp_path: Path) -> None:
+    clock = ManualClock()
+    cache = await opened(tmp_path, categories=policies(SEEN), clock=clock)
+    await put(cache, ask("a", category="seen", principal="ann"), "old")
+    clock.advance(10)
+    await put(cache, ask("a", category="seen", principal="ann", max_age_s=1.0), "new")  # in the place of the first
+    cache._state.check()
+    await put(cache, ask("a", category="seen", principal="bob"), "new")
+    assert (await hit(cache, ask("a", category="seen", principal="cid"))).value == "new"
+    for name in "bcdef":
+        await put(cache, ask(name, category="seen", principal="ann"))
+    await cache.flush(confirm="flush all tenants all categories")
+    cache._state.check()
+    assert not cache._state._waiting
+    await cache.close()
+
+
 async def test_a_verdict_that_comes_after_a_report_shares_nothing(tmp_path: Path) -> None:
     asked, answered = asyncio.Event(), asyncio.Event()
 
