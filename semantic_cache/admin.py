@@ -409,7 +409,10 @@ async def learn_pairs(keeper: Keeper, state: CacheState, embed: Embed, lines: It
 
 
 async def load_labels(state: CacheState, store: Store, digest: str | None) -> None:
-    """Bring the newest labels of this embedder back into calibration."""
+    """Bring the newest labels of this embedder back into calibration; of each embedder older ones are forgotten."""
+    aged = "SELECT id, row_number() OVER (PARTITION BY digest ORDER BY id DESC) AS age FROM labels"
+    forget = f"DELETE FROM labels WHERE id IN (SELECT id FROM ({aged}) WHERE age > ?)"
+    await store.write([(forget, (_LABELS_AT_START,))])
     rows = await store.query(
         "SELECT category, entry, similarity, correct FROM labels WHERE digest = ? ORDER BY id DESC LIMIT ?",
         (digest or "", _LABELS_AT_START),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from semantic_cache import Category, ConfirmationNeeded, InvalidRequest, Sharing, TransferError
+from semantic_cache import Category, ConfirmationNeeded, InvalidRequest, Sharing, TransferError, admin
 from semantic_cache.clock import ManualClock
 from semantic_cache.policy import LEXICAL
 from tenuto.wire import Sampling
@@ -222,6 +222,23 @@ async def test_labelled_pairs_move_the_threshold_and_stay_learned(tmp_path: Path
     assert next(c for c in cache.stats().categories if c.category == "plain").threshold == pytest.approx(
         row.threshold, abs=0.03
     )
+    await cache.close()
+
+
+async def test_labels_that_are_never_read_again_are_forgotten_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = (
+        "INSERT INTO labels (at, category, entry, similarity, correct, source, digest) VALUES (0, ?, 0, .9, 1, ?, ?)"
+    )
+    cache = await opened(tmp_path, embedder=embedder())
+    made = [(label, ("plain", str(n), digest)) for n in range(5) for digest in ("chosen", "another")]
+    await cache._store.write(made)
+    await cache.close()
+    monkeypatch.setattr(admin, "_LABELS_AT_START", 3)
+    cache = await opened(tmp_path, embedder=embedder())
+    kept = await cache._store.query("SELECT digest, group_concat(source, '') FROM labels GROUP BY digest")
+    assert dict(kept) == {"chosen": "234", "another": "234"}
     await cache.close()
 
 
