@@ -17,6 +17,9 @@ from orchestrator.clock import OrchestratorClock
 from orchestrator.tools.failures import CallFailure
 from orchestrator.tools.values import NotJson, encode_json
 
+_PLACES = 1024
+"""Places whose last write is known. That of any other place may have been as late as the latest one forgotten."""
+
 
 class ReadKey(NamedTuple):
     """What an answer depends on. `place` keeps toolsets and hosts apart."""
@@ -32,7 +35,7 @@ class _Kept:
     value: JsonValue
     size: int
     until_s: float
-    writes: int  # how many writes of the tenant had ended at that place
+    writes: int  # how many writes had ended when it was asked for
 
 
 class ReadResults:
@@ -41,7 +44,8 @@ class ReadResults:
     Nothing that was read before a write of the same tenant ended is given to a call that was made after it: runs under
     way are then shared no more, and results kept from the written place are dropped.
     Invariant: at most one shareable run is under way for a key; `bytes` is the JSON size of all kept results, and at
-    most the limit. A failed run is kept by nobody: those who shared it get the failure, the next one runs anew.
+    most the limit; `writes` counts the writes that have ended. A failed run is kept by nobody: those who shared it get
+    the failure, the next one runs anew.
     """
 
     def __init__(self, clock: OrchestratorClock, *, limit_bytes: int) -> None:
@@ -49,8 +53,10 @@ class ReadResults:
         self._limit_bytes = limit_bytes
         self._running: dict[tuple[int, ReadKey], asyncio.Future[JsonValue]] = {}
         self._writes: Counter[str] = Counter()  # by tenant
-        self._writes_at: Counter[tuple[str, str]] = Counter()  # by tenant and place
+        self._last_writes: OrderedDict[tuple[str, str], int] = OrderedDict()  # by tenant and place, the latest last
+        self._forgotten = 0
         self._kept: OrderedDict[ReadKey, _Kept] = OrderedDict()
+        self.writes = 0
         self.bytes = 0
         self.shared = 0
         self.hits = 0
@@ -60,7 +66,7 @@ class ReadResults:
         kept = self._kept.get(key)
         if kept is None:
             return None
-        if kept.until_s <= self._clock.now() or kept.writes != self._writes_at[key.tenant, key.place]:
+        if kept.until_s <= self._clock.now() or kept.writes < self.last_write(key):
             self._drop(key)
             return None
         self._kept.move_to_end(key)
@@ -107,12 +113,16 @@ class ReadResults:
         finally:
             del self._running[now]
 
-    def writes_at(self, key: ReadKey) -> int:
-        """How many writes had ended at the key's place: to be asked before the run whose result is kept."""
-        return self._writes_at[key.tenant, key.place]
+    def last_write(self, key: ReadKey) -> int:
+        """The number of the last write at the key's place, or of a later one elsewhere: what began when fewer `writes`
+        had ended is not given any more."""
+        return self._last_writes.get((key.tenant, key.place), self._forgotten)
 
     def keep(self, key: ReadKey, value: JsonValue, ttl_s: float, writes: int) -> None:
-        """Give this result again for `ttl_s` seconds, as far as there is room; what was used longest ago goes first."""
+        """Give this result again for `ttl_s` seconds, as far as there is room; what was used longest ago goes first.
+
+        `writes`: as they were before its run.
+        """
         try:
             size = len(encode_json(value))
         except NotJson:
@@ -128,7 +138,11 @@ class ReadResults:
     def wrote(self, tenant: str, place: str) -> None:
         """A call with an effect has ended there, however it did."""
         self._writes[tenant] += 1
-        self._writes_at[tenant, place] += 1
+        self.writes += 1
+        self._last_writes[tenant, place] = self.writes
+        self._last_writes.move_to_end((tenant, place))
+        if len(self._last_writes) > _PLACES:
+            self._forgotten = self._last_writes.popitem(last=False)[1]
 
     def _drop(self, key: ReadKey) -> None:
         kept = self._kept.pop(key, None)

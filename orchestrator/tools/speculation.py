@@ -50,7 +50,7 @@ class _ProgramPast:
 
 
 Runner = Callable[[Foreseen], tuple[ReadKey, int, Callable[[], Coroutine[Any, Any, JsonValue]]] | None]
-"""From a foreseen call to its key, the writes that had ended there, and what runs it; None if it must not be run."""
+"""From a foreseen call to its key, the writes that have ended, and what runs it; None if it must not be run."""
 
 
 class Speculation:
@@ -94,7 +94,7 @@ class Speculation:
         """True if an equal call was run ahead."""
         return key in self._ahead
 
-    async def take(self, key: ReadKey, writes: int) -> tuple[JsonValue, float] | None:
+    async def take(self, key: ReadKey, last_write: int) -> tuple[JsonValue, float] | None:
         """The result of an equal call that was run ahead, and its head start in seconds; waits for one that still runs.
 
         None if there is none, if something was written since it began, or if it failed: then the call is run itself.
@@ -104,7 +104,7 @@ class Speculation:
             return None
         self._forget(ahead)
         asked_s = self._clock.now()
-        stale = ahead.writes != writes or (ahead.ended_s is not None and asked_s - ahead.ended_s > _KEPT_S)
+        stale = ahead.writes < last_write or (ahead.ended_s is not None and asked_s - ahead.ended_s > _KEPT_S)
         if stale:
             self._waste(ahead)
             return None

@@ -163,11 +163,11 @@ class Toolbox:
             started()
             run.came_early("kept")
             return known[0]
-        writes = reads.writes_at(key)
+        writes = reads.writes
         if spec.speculate:
             self._speculates = True
             self.ahead.made(run.workflow, run.program, run.tool, run.arguments)
-            if (early := await self._taken(key, writes, started)) is not None:
+            if (early := await self._taken(key, started)) is not None:
                 run.came_early("foreseen", early[1])
                 return early[0]
         if spec.share:
@@ -216,12 +216,12 @@ class Toolbox:
             begun.task.cancel()
             raise
 
-    async def _taken(self, key: ReadKey, writes: int, started: Callable[[], None]) -> tuple[JsonValue, float] | None:
+    async def _taken(self, key: ReadKey, started: Callable[[], None]) -> tuple[JsonValue, float] | None:
         """The result of an equal call that was run ahead, and its head start in seconds."""
         if not self.ahead.holds(key):
             return None
         started()
-        return await self.ahead.take(key, writes)
+        return await self.ahead.take(key, self.reads.last_write(key))
 
     def sources(self) -> Mapping[str, Callable[[], list[tuple[float, dict[str, str]]]]]:
         """What is counted here, by the metric that shows it."""
@@ -273,7 +273,7 @@ class Toolbox:
         if not self.caps.try_enter(wanted):
             return None
         self.caps.leave(wanted)
-        return key, self.reads.writes_at(key), lambda: self._capped(ahead, spec, host, lambda: None, None)
+        return key, self.reads.writes, lambda: self._capped(ahead, spec, host, lambda: None, None)
 
     async def _capped(
         self,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.limits import Limits
-from orchestrator.tools import CallFailure, Toolbox, ToolRun, WorkerPool
+from orchestrator.tools import CallFailure, Toolbox, ToolRun, WorkerPool, sharing
 from orchestrator.tools.caps import Caps
 from orchestrator.tools.runs import canonical
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop
@@ -298,6 +298,23 @@ async def test_kept_results_are_given_until_they_are_old_or_something_was_writte
     await ask(box, "4", arguments={})
     assert [call for _, call, _ in host.ran] == ["1", "3", "w", "4"]
     assert box.reads.hits == 1
+
+
+async def test_of_many_places_that_wrote_only_the_latest_are_remembered_and_nothing_older_than_a_write_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sharing, "_PLACES", 3)
+    reads = sharing.ReadResults(VirtualClock(), limit_bytes=10_000)
+    first, quiet = (sharing.ReadKey("t", place, "f", b"{}") for place in ("toolset:0", "host:h"))
+    reads.keep(first, "before", 60.0, reads.writes)
+    for n in range(9):
+        reads.wrote("t", f"toolset:{n}")
+        assert reads.known(first) is None
+        reads.keep(quiet, n, 60.0, reads.writes)
+        reads.wrote("t", f"toolset:{n}")
+        assert reads.known(quiet) == (n,)
+        reads.keep(first, "before", 60.0, 0)
+    assert len(reads._last_writes) == 3
 
 
 async def test_what_is_kept_is_bounded_and_the_least_used_goes_first() -> None:
