@@ -42,7 +42,10 @@ NO_FAULTS = Faults()
 
 
 class CrashingEngine:
-    """A supervised engine whose process dies now and then. `made` are all its processes, the last one lives."""
+    """A supervised engine whose process dies now and then. `made` are all its processes, the last one lives.
+
+    `crashed` is told of each that dies.
+    """
 
     def __init__(
         self,
@@ -52,8 +55,9 @@ class CrashingEngine:
         faults: Faults,
         rng: Random,
         clock: OrchestratorClock,
+        crashed: Callable[[SimulatedEngine], None],
     ) -> None:
-        self._make, self._faults, self._rng, self._clock = make, faults, rng, clock
+        self._make, self._faults, self._rng, self._clock, self._crashed = make, faults, rng, clock, crashed
         self.made: list[SimulatedEngine] = []
         self._crash: asyncio.TimerHandle | None = None
         self.supervised = SupervisedEngine(
@@ -66,8 +70,12 @@ class CrashingEngine:
         engine = self._make()
         self.made.append(engine)
         lives_s = self._rng.expovariate(1 / self._faults.crash_every_s)
-        self._crash = asyncio.get_running_loop().call_later(lives_s, engine.lose, "the engine crashed")
+        self._crash = asyncio.get_running_loop().call_later(lives_s, self._die, engine)
         return engine
+
+    def _die(self, engine: SimulatedEngine) -> None:
+        engine.lose("the engine crashed")
+        self._crashed(engine)
 
     def stop(self) -> None:
         """No more crashes."""

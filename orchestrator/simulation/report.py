@@ -59,7 +59,11 @@ class ProgramOutcome:
 
 @dataclass(slots=True)
 class LeaseMeter:
-    """Leases as they ended, and how much memory they held for how long: block-seconds by outcome."""
+    """Leases as they ended, and how much memory they held for how long, by outcome.
+
+    Where leases are entries in the orchestrator's books, which the engines are not told of, the byte-seconds of all
+    that were not handed off are known together only: as `unused`.
+    """
 
     ended: dict[str, int] = field(default_factory=lambda: {outcome.value: 0 for outcome in LeaseOutcome})
     byte_seconds: dict[str, float] = field(default_factory=lambda: {outcome.value: 0.0 for outcome in LeaseOutcome})

@@ -15,12 +15,12 @@ from random import Random
 from typing import Any
 
 from engine.costs import EngineProfile, profile
-from engine.protocol import EngineEvent, EngineEventKind
+from engine.protocol import EngineEvent, EngineEventKind, LeaseOutcome
 from engine.simulated import SimulatedEngine
 from orchestrator.engines import EnginePool, replica_name
 from orchestrator.journal import NullJournal
 from orchestrator.limits import Limits
-from orchestrator.retention import make_rule
+from orchestrator.retention import EngineLeases, make_rule
 from orchestrator.runtime import Runtime
 from orchestrator.scheduling import Policy, make_policy
 from orchestrator.simulation.client import Clients, Tools
@@ -100,13 +100,16 @@ class Simulation:
         self._meters.append(_Meter(engine))
         return engine
 
+    def _crashed(self, engine: SimulatedEngine) -> None:
+        next(meter for meter in self._meters if meter.engine is engine).lost()
+
     async def _run(self) -> Report:
         scenario, loop = self._scenario, asyncio.get_running_loop()
         rng = Random(f"simulation {scenario.seed}")
         clock, faults, card = VirtualClock(), scenario.faults, self._card()
         names = [replica_name(card.name, number) for number in range(scenario.replicas)]
         crashing = [
-            CrashingEngine(name, card.name, partial(self._engine, card, name), faults, rng, clock)
+            CrashingEngine(name, card.name, partial(self._engine, card, name), faults, rng, clock, self._crashed)
             for name in names
             if faults.crash_every_s
         ]
@@ -139,12 +142,13 @@ class Simulation:
         )
         await asyncio.gather(*(clients.run(program) for program in self._programs))
         makespan_s = loop.time()
+        books = runtime.retention.snapshot()
         await tools.close()
         await runtime.close()
         for each in crashing:
             each.stop()
         await engines.close()
-        return self._report(len(names), makespan_s)
+        return self._report(len(names), makespan_s, books)
 
     def _ended(self, source: TraceProgram, timeline: Timeline, seconds: float) -> None:
         self._footprint.ended(source.program)
@@ -152,16 +156,29 @@ class Simulation:
             source.program, source.arrival, seconds, source.deadline, timeline, source.tenant
         )
 
-    def _report(self, replicas: int, makespan_s: float) -> Report:
+    def _leases(self, books: Sequence[EngineLeases]) -> LeaseMeter:
+        """What the engines told of leases; where they heard of none, what the orchestrator's books say."""
         leases = LeaseMeter()
         for meter in self._meters:
             meter.add_to(leases)
+        if any(meter.heard for meter in self._meters):
+            return leases
+        token_bytes = self._scenario.engine.kv_bytes_per_token
+        for counters in [one.counters for one in books if one.counters.opened]:
+            for how, count in counters.ended.items():
+                leases.ended[how.value] += count
+            held, unused = sum(counters.byte_seconds.values()), sum(counters.wasted_byte_seconds.values())
+            leases.byte_seconds[LeaseOutcome.HANDOFF.value] += (held - unused) * token_bytes
+            leases.byte_seconds["unused"] = leases.byte_seconds.get("unused", 0.0) + unused * token_bytes
+        return leases
+
+    def _report(self, replicas: int, makespan_s: float, books: Sequence[EngineLeases]) -> Report:
         engines = [meter.engine for meter in self._meters]
         scenario = {**asdict(self._scenario), "engine": self._scenario.engine.name}
         return Report(
             scenario=scenario,
             programs=tuple(self._outcomes[p.program] for p in self._programs if p.program in self._outcomes),
-            leases=leases,
+            leases=self._leases(books),
             makespan_s=makespan_s,
             scale=self._scale,
             busy_share=sum(engine.busy_s for engine in engines) / (replicas * makespan_s) if makespan_s else 0.0,
@@ -301,23 +318,33 @@ class _Footprint:
 
 
 class _Meter:
-    """Measures an engine's leases from its events."""
+    """Measures an engine's leases from its events. `heard`: there was one."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
         self.engine = engine
         self._loop = asyncio.get_running_loop()
         self._open: dict[str, tuple[float, int]] = {}
         self._ended: list[tuple[str, float]] = []
+        self.heard = False
         engine.on_event = self._hear
 
     def _hear(self, event: EngineEvent) -> None:
         now_s = self._loop.time()
         if event.kind is EngineEventKind.LEASED and event.lease is not None:
+            self.heard = True
             self._open.setdefault(event.lease, (now_s, event.blocks))
         elif event.kind is EngineEventKind.LEASE_ENDED and event.lease is not None and event.outcome is not None:
-            since_s, blocks = self._open.pop(event.lease, (now_s, 0))
-            block_bytes = 16 * self.engine.profile.kv_bytes_per_token
-            self._ended.append((event.outcome.value, blocks * block_bytes * (now_s - since_s)))
+            self._end(event.lease, event.outcome, now_s)
+
+    def _end(self, lease: str, outcome: LeaseOutcome, now_s: float) -> None:
+        since_s, blocks = self._open.pop(lease, (now_s, 0))
+        block_bytes = 16 * self.engine.profile.kv_bytes_per_token
+        self._ended.append((outcome.value, blocks * block_bytes * (now_s - since_s)))
+
+    def lost(self) -> None:
+        """The engine died, and its leases with it."""
+        for lease in [*self._open]:
+            self._end(lease, LeaseOutcome.CANCELLED, self._loop.time())
 
     def add_to(self, leases: LeaseMeter) -> None:
         for name, byte_seconds in self._ended:

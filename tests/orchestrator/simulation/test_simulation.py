@@ -122,6 +122,27 @@ def test_engines_that_crash_lose_time_but_no_program() -> None:
         Faults(slow_share=2.0)
 
 
+@pytest.mark.parametrize("host_bytes", [0, 10**8])
+def test_leases_are_reported_by_outcome_whoever_keeps_their_books(host_bytes: int) -> None:
+    trace = agents(8, seed=2, turns=(3, 5))
+    report = simulate(trace, engine=CARD, policy="tenuto", retention="tenuto", seed=1, scale=0.1, host_bytes=host_bytes)
+    calls = sum(len(program.calls) for program in report.programs)
+    leases = report.leases
+    assert len(trace) < leases.ended["handoff"] <= calls - len(trace) and sum(leases.ended.values()) <= calls
+    assert leases.byte_seconds["handoff"] > 0 and 0 <= leases.wasted_share < 1
+    assert ("unused" in leases.byte_seconds) == (host_bytes > 0)
+
+
+@pytest.mark.parametrize("host_bytes", [0, 10**8])
+def test_leases_end_with_the_engine_that_crashes(host_bytes: int) -> None:
+    trace = agents(8, seed=2, turns=(3, 5), pause_s=10.0)
+    report = simulate(
+        trace, engine=CARD, policy="tenuto", retention="tenuto", seed=1, scale=0.1, host_bytes=host_bytes,
+        faults=Faults(crash_every_s=8.0, restart_s=1.0),
+    )  # fmt: skip
+    assert report.leases.ended["cancelled"] > 0 and 0 < report.leases.wasted_share < 1
+
+
 def test_deadlines_and_goodput() -> None:
     report = simulate([replace(p, deadline=1000.0) for p in chats(5)], engine=CARD, drawn=False)
     assert report.attainment == 1.0 and report.goodput == pytest.approx(5 / report.makespan_s)
