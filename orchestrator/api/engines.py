@@ -7,18 +7,10 @@ from fastapi import APIRouter, Request, Response
 from engine.protocol import Capabilities
 from orchestrator.api.openapi import problems, returns
 from orchestrator.api.parts import answer, parts_of, tenant
-from orchestrator.api.views import (
-    CapabilitiesView,
-    EngineList,
-    EngineView,
-    LeaseList,
-    LeasesView,
-    LeaseView,
-    ModelList,
-    ModelView,
-)
+from orchestrator.api.views import LeaseList, LeasesView, LeaseView
 from orchestrator.engines import EngineState
 from orchestrator.retention import EngineLeases, PausedChain, Retention
+from tenuto.wire import CapabilitiesView, EngineList, EngineView, ModelList, ModelView
 
 router = APIRouter(prefix="/v1", tags=["engines"])
 

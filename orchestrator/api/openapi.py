@@ -16,7 +16,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from orchestrator.api.openai.chat_types import ChatCompletion, ChatRequest
 from orchestrator.api.openai.responses_types import ResponseObject, ResponsesRequest
-from orchestrator.api.views import EngineList, Health, LeaseList, ModelList, Readiness, ToolList
+from orchestrator.api.views import Health, LeaseList, Readiness
 from tenuto.wire import (
     BadHit,
     BadHitTaken,
@@ -27,8 +27,10 @@ from tenuto.wire import (
     CacheFlushed,
     CacheStatsView,
     CacheTaken,
+    EngineList,
     ExplainRequest,
     GraphExtension,
+    ModelList,
     Page,
     Problem,
     ProgramSubmission,
@@ -36,6 +38,7 @@ from tenuto.wire import (
     ProgramView,
     TaskResult,
     Timeline,
+    ToolList,
     VariableView,
     WorkerInfo,
     WorkerRegistration,

@@ -9,8 +9,7 @@ from orchestrator.api import bodies, examples
 from orchestrator.api.openapi import accepts, problems, returns, streams
 from orchestrator.api.parts import answer, parts_of, tenant
 from orchestrator.api.sse import EventStream, frame
-from orchestrator.api.views import ToolList, ToolView
-from tenuto.wire import TaskMessage, TaskResult, WorkerInfo, WorkerRegistration
+from tenuto.wire import TaskMessage, TaskResult, ToolList, ToolView, WorkerInfo, WorkerRegistration
 
 router = APIRouter(prefix="/v1", tags=["workers"])
 

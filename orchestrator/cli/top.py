@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from orchestrator.api.views import EngineList, LeaseList, ToolList
-    from tenuto.wire import Page, ProgramSummary
+    from orchestrator.api.views import LeaseList
+    from tenuto.wire import EngineList, Page, ProgramSummary, ToolList
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -77,8 +77,8 @@ def top(
 
 def look(client: httpx.Client, rows: int) -> Snapshot:
     """Ask the server. Raises httpx.HTTPError, pydantic.ValidationError."""
-    from orchestrator.api.views import EngineList, LeaseList, ToolList
-    from tenuto.wire import Page, ProgramSummary
+    from orchestrator.api.views import LeaseList
+    from tenuto.wire import EngineList, Page, ProgramSummary, ToolList
 
     def read(path: str, model: type[Model]) -> Model:
         answer = client.get(path)

@@ -36,6 +36,10 @@ class CapabilitiesView(WireModel):
     grammar: bool
     logprobs: bool
     estimate: bool
+    kv_tokens: int = Field(description="tokens whose KV fits on the device; 0: unknown")
+    host_kv_tokens: int
+    host_tokens_per_s: float
+    max_running: int = Field(description="sequences in one step; 0: unknown")
 
 
 class EngineView(WireModel):

@@ -13,6 +13,8 @@ from orchestrator.app import assemble, create_app
 from orchestrator.config import Settings
 from orchestrator.engines import EngineHandle, SupervisedEngine
 from orchestrator.virtual_time import VirtualClock
+from tenuto import AsyncClient
+from tenuto.testing import ASGITransport
 from tests.orchestrator.api.support import Client, EchoEngine, one_call, serving, virtually
 from tests.orchestrator.retention.support import LeasingEngine, agent_call
 from tests.orchestrator.runtime.support import program
@@ -45,6 +47,16 @@ async def test_models_and_engines_are_listed() -> None:
         (engine,) = (await server.client.get("/v1/engines")).json["data"]
         assert (engine["name"], engine["status"], engine["restarts"]) == ("echo", "ready", 0)
         assert engine["capabilities"]["priority"] == "none"
+
+
+@virtually
+async def test_the_sdk_reads_what_is_listed() -> None:
+    engine = LeasingEngine()
+    app = create_app(Settings(), assemble=partial(assemble, clock=VirtualClock(), engines=[engine], rng=Random(1)))
+    async with ASGITransport(app) as transport, AsyncClient("http://tenuto.test", transport=transport) as client:
+        (listed,) = await client.engines()
+        assert listed.capabilities is not None and listed.capabilities.kv_tokens == engine.capabilities.kv_tokens > 0
+        assert [model.id for model in await client.models()] == [engine.name] and await client.tools() == ()
 
 
 @virtually
