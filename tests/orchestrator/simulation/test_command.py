@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from engine.costs import EngineProfile, profile, save
 from orchestrator.cli import app
-from orchestrator.simulation.synthetic import agents, chats
+from orchestrator.simulation.synthetic import agents
 from orchestrator.simulation.trace import LLMNode, TraceProgram
+from tests.orchestrator.simulation.made_up import chats
 
 T = TypeVar("T")
 

@@ -13,8 +13,9 @@ from orchestrator.scheduling import UnknownPolicy
 from orchestrator.simulation import Faults, Report, TraceProgram, simulate
 from orchestrator.simulation.plot import curves, distributions
 from orchestrator.simulation.sweep import Setting, Slo, best, breaking_load, run_jobs, sweep
-from orchestrator.simulation.synthetic import agents, chains, chats, map_reduces
+from orchestrator.simulation.synthetic import agents
 from orchestrator.simulation.trace import LLMNode, Piece, ToolNode
+from tests.orchestrator.simulation.made_up import chains, chats, map_reduces
 
 CARD = EngineProfile(
     "card",

@@ -15,7 +15,7 @@ from orchestrator.clock import LoopClock
 from orchestrator.journal import Accepted, Ended, RunFacts, SqliteJournal, Written
 from orchestrator.simulation import TraceError, TraceProgram, read
 from orchestrator.simulation.importers import load_traces, recognise
-from orchestrator.simulation.synthetic import agents, chains, chats, map_reduces
+from orchestrator.simulation.synthetic import agents
 from orchestrator.simulation.trace import LLMNode, ToolNode, parse
 from orchestrator.simulation.workload import is_private, resample, wire_name
 from tenuto.wire import (
@@ -29,6 +29,7 @@ from tenuto.wire import (
     TextPart,
     VariablePart,
 )
+from tests.orchestrator.simulation.made_up import chains, chats, map_reduces
 
 
 def document(**changes: Any) -> dict[str, Any]:
