@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from tenuto.errors import InvalidArgument, NotFound, TenutoError, TooLarge
+from tenuto.errors import APIError, InvalidArgument, NotFound, RequestInvalid, TenutoError, TooLarge
 from tenuto.fetched import Fetched
 from tenuto.functions import Tool, module_tools
 from tenuto.http import HTTP, Backoff, mismatch, parsed
@@ -145,22 +145,26 @@ class Session:
             await self._post([])
 
     async def _post(self, batch: list[TaskResult]) -> None:
-        """One request for all that ended meanwhile. A batch that is too large goes one by one, and a result that is too
-        large alone becomes the error of its own call."""
+        """One request for all that ended meanwhile. A batch that cannot be written or is refused goes one by one, and a
+        result at fault becomes the error of its own call."""
         try:
             body = _RESULTS.dump_json(batch).decode()
             await self._http.request("POST", f"/v1/workers/{self.id}/results", body=body)
-        except TooLarge as error:
+        except (TooLarge, RequestInvalid, ValueError) as error:
             if len(batch) > 1:
                 for result in batch:
                     await self._post([result])
-            elif batch[0].error is None:
-                fault = ErrorValue(type="result_too_large", message=error.problem.detail)
-                await self._post([TaskResult(task=batch[0].task, error=fault)])
+            elif batch and batch[0].error is None:
+                await self._post([TaskResult(task=batch[0].task, error=_refused(error))])
+            else:
+                self._undelivered(batch, error)
         except NotFound:
             log.info("the server no longer knows worker %s: %d results are dropped", self.id, len(batch))
         except TenutoError as error:
-            log.warning("%d results of worker %s could not be delivered: %s", len(batch), self.id, error)
+            self._undelivered(batch, error)
+
+    def _undelivered(self, batch: list[TaskResult], error: Exception) -> None:
+        log.warning("%d results of worker %s could not be delivered: %s", len(batch), self.id, error)
 
     def retire(self) -> None:
         """Leave once the tasks that run have brought their results: a newer session has taken over."""
@@ -180,6 +184,14 @@ class Session:
             await self._http.request("DELETE", f"/v1/workers/{self.id}", timeout_s=5.0)
         except TenutoError as error:
             log.debug("worker %s: %s", self.id, error)
+
+
+def _refused(error: APIError | ValueError) -> ErrorValue:
+    """What a call fails with whose result cannot be written or was refused."""
+    if isinstance(error, TooLarge):
+        return ErrorValue(type="result_too_large", message=error.problem.detail)
+    why = f"the server refused it: {error.problem.detail}" if isinstance(error, APIError) else str(error)
+    return ErrorValue(type="result_invalid", message=f"the tool's result cannot be delivered: {why}"[:4000])
 
 
 class Worker:

@@ -193,6 +193,37 @@ async def test_results_that_are_too_large_fail_their_call_alone(tmp_path: Path) 
             assert await wf.arun() == ["x" * 10, "x" * 20]
 
 
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else []
+
+
+async def test_results_that_the_server_cannot_read_fail_their_call_alone() -> None:
+    together = asyncio.Barrier(4)
+
+    @tool(effects="read")
+    async def number(digits: int) -> int:
+        await together.wait()
+        return int(10**digits)
+
+    @tool(effects="read")
+    async def tree(depth: int) -> Any:
+        await together.wait()
+        return nested(depth)
+
+    @workflow
+    async def wf() -> list[Any]:
+        small, huge, deep, deeper = number(3), number(5000), tree(250), tree(254)
+        for refused, why in ((huge, "number out of range"), (deep, "recursion limit"), (deeper, "depth")):
+            with pytest.raises(CallFailed, match=why) as failed:
+                await refused
+            assert failed.value.type == "result_invalid"
+        return [small]
+
+    async with ASGITransport(create_app(Settings(model="none"))) as server:
+        async with AsyncClient("http://tenuto.test", transport=server), asyncio.timeout(20):
+            assert await wf.arun() == [1000]
+
+
 async def test_a_failed_registration_is_told_where_the_program_waits() -> None:
     @tool(effects="read")
     async def one() -> int:
