@@ -15,7 +15,7 @@ from semantic_cache.categories import CategoryHead
 from semantic_cache.clock import CacheClock
 from semantic_cache.guards import disagreement, signature
 from semantic_cache.outcome import Neighbour
-from semantic_cache.policy import Category, Sharing
+from semantic_cache.policy import Category, Sharing, expired
 from semantic_cache.request import CacheRequest, Keys
 from semantic_cache.state import CacheState
 from semantic_cache.store import EntryRow, Store
@@ -145,13 +145,8 @@ class Finder:
             return "not_shared"
         if state.stale(request.tenant, row.tags, row.bump):
             return "stale"
-        age = self._clock.wall() - row.created
-        lives = min(category.ttl_at(load), entry_category.ttl_at(load))
-        if (
-            age > lives
-            or self._clock.wall() >= row.expires
-            or (request.max_age_s is not None and age > request.max_age_s)
-        ):
+        wall = self._clock.wall()
+        if expired(wall - row.created, row.expires - wall, (category, entry_category), load, request.max_age_s):
             return "expired"
         return None
 

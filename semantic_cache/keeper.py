@@ -22,7 +22,7 @@ from semantic_cache.errors import StoreError, UnknownEntry
 from semantic_cache.eviction import victims
 from semantic_cache.judge import JudgeCase, Judging
 from semantic_cache.outcome import Neighbour, NotStored, Shadow, Stored, Ticket
-from semantic_cache.policy import Sharing
+from semantic_cache.policy import Sharing, expired
 from semantic_cache.request import Answer, CacheRequest, canonical, normalised, unfit
 from semantic_cache.state import CacheState, delete_statements
 from semantic_cache.stats import CategoryCounts
@@ -144,10 +144,11 @@ class Keeper:
 
     def _outdated(self, entry: int, ticket: Ticket) -> bool:
         """Whether an entry of the same call is to be replaced: past its ordinary time, or older than was asked for."""
-        age = self.clock.wall() - float(self.state.table.created[self.state.table.slot(entry)])
-        limit = self.state.policies[ticket.category].ttl_s
-        asked = ticket.request.max_age_s
-        return age > (limit if asked is None else min(limit, asked))
+        state, wall = self.state, self.clock.wall()
+        table, slot = state.table, state.table.slot(entry)
+        own = state.policies[state.names[int(table.category[slot])]]
+        age_s, left_s = wall - float(table.created[slot]), float(table.expires[slot]) - wall
+        return expired(age_s, left_s, (state.policies[ticket.category], own), 0.0, ticket.request.max_age_s)
 
     async def insert(self, new: Sequence[NewEntry], replaces: Iterable[int] = ()) -> list[int | None]:
         """Commit entries in one transaction and make them findable; None for one that a bump overtook meanwhile.

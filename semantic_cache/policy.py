@@ -128,6 +128,13 @@ def strictest(categories: Iterable[Category], name: str = UNSURE) -> Category:
     )
 
 
+def expired(age_s: float, left_s: float, categories: Iterable[Category], load: float, max_age_s: float | None) -> bool:
+    """Whether an answer is too old to serve, by the categories of who asks and of the answer, and by what is asked for.
+    `left_s`: until it is too old for anyone."""
+    lives_s = min(category.ttl_at(load) for category in categories)
+    return age_s > lives_s or left_s <= 0 or (max_age_s is not None and age_s > max_age_s)
+
+
 SHIPPED: tuple[Category, ...] = (
     Category(
         "code", similarity=0.95, floor=0.85, ttl_s=30 * DAY_S, quota=0.2, error_target=0.01, guards=frozenset(Guard),

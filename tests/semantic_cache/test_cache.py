@@ -152,6 +152,17 @@ async def test_answers_grow_old(tmp_path: Path) -> None:
     await cache.close()
 
 
+async def test_an_answer_too_old_for_its_own_category_is_replaced_by_one_of_a_longer_lived(tmp_path: Path) -> None:
+    clock, brief = ManualClock(), Category("brief", similarity=0.97, ttl_s=60, quota=0.1, error_target=0.01)
+    cache = await opened(tmp_path, clock=clock, categories=policies(brief))
+    await put(cache, ask("a", category="brief"), "old")
+    clock.advance(61)
+    await put(cache, ask("a"), "new")
+    clock.advance(3599)
+    assert (await hit(cache, ask("a"))).value == "new"
+    await cache.close()
+
+
 async def test_a_caller_that_wants_it_fresher_replaces_the_answer(tmp_path: Path) -> None:
     clock = ManualClock()
     cache = await opened(tmp_path, clock=clock)
