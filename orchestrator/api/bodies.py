@@ -66,7 +66,7 @@ def parse(adapter: TypeAdapter[T], body: bytes) -> T:
             message = str(first["ctx"]["error"])
             error = FieldError(pointer="", message=message, fix="send one JSON document, UTF-8 encoded")
             raise MalformedJson(message, errors=(error,)) from None
-        raise invalid_body(fault, from_json(body)) from None
+        raise invalid_body(fault, from_json(body), adapter) from None
     if _MAYBE_NOT_FINITE.search(body) is not None:
         _refuse_what_json_cannot_hold(body)
     return value

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
+from dag.diagnostics import pointer
+from orchestrator.api.documents import child, fields_at, has
 from orchestrator.api.openai.errors import GenerationFailed, problem_as_openai, speaks_openai
 from orchestrator.errors import RuntimeFault
 from tenuto.wire import FieldError, Problem
-from tenuto.wire.base import WireModel
 
 MAX_FIELD_ERRORS = 20
 """A document names this many faults; a body may have any number."""
@@ -113,9 +114,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid_parameters)
 
 
-def invalid_body(fault: ValidationError, document: JsonValue) -> InvalidRequest:
-    """Why a body is refused, each fault with its pointer into the `document` and what to do about it."""
-    return _invalid("body", fault.errors(include_url=False, include_input=False), document)
+def invalid_body(fault: ValidationError, document: JsonValue, adapter: TypeAdapter[Any]) -> InvalidRequest:
+    """Why `adapter` refuses a body, each fault with its pointer into the `document` and what to do about it."""
+    found = fault.errors(include_url=False, include_input=False)
+    return _invalid("body", found, lambda error: _located(error, document, adapter))
 
 
 def request_id(request: Request) -> str:
@@ -180,42 +182,49 @@ def _takes(request: Request, method: str) -> bool:
 
 async def _invalid_parameters(request: Request, fault: Exception) -> Response:
     assert isinstance(fault, RequestValidationError)
-    return await _runtime_fault(request, _invalid("request", fault.errors(), None))
+    return await _runtime_fault(request, _invalid("request", fault.errors(), _of_a_parameter))
 
 
-def _invalid(what: str, found: Sequence[ErrorDetails], document: JsonValue) -> InvalidRequest:
-    errors = tuple(_located(error, document) for error in found[:MAX_FIELD_ERRORS])
+def _invalid(what: str, found: Sequence[ErrorDetails], located: Callable[[ErrorDetails], FieldError]) -> InvalidRequest:
+    errors = tuple(located(error) for error in found[:MAX_FIELD_ERRORS])
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return InvalidRequest(f"{errors[0].pointer or f'the {what}'}: {errors[0].message}{more}", errors=errors)
 
 
-def _located(error: ErrorDetails, document: JsonValue) -> FieldError:
-    message = error["msg"].removeprefix("Value error, ")
-    return FieldError(pointer=_pointer(error["loc"], document), message=message, fix=_fix(error))
+def _of_a_parameter(error: ErrorDetails) -> FieldError:
+    return FieldError(pointer=pointer(*error["loc"]), message=_message(error), fix=_fix(error))
 
 
-def _pointer(loc: Sequence[int | str], document: JsonValue) -> str:
-    """RFC 6901 pointer of pydantic's `loc`, which has two kinds of steps that the document has not: the tag of a
-    union's member (once, on arrival at an object with that `kind`) and the marks "[key]" of a bad key."""
-    pointer, node, arrived = "", document, True
-    for step in loc:
+def _located(error: ErrorDetails, document: JsonValue, adapter: TypeAdapter[Any]) -> FieldError:
+    path = _path(error, document)
+    if error["type"] == "extra_forbidden":
+        *above, field = path
+        fix = _fix_of_unknown_field(str(field), fields_at(adapter, document, above))
+    else:
+        fix = _fix(error)
+    return FieldError(pointer=pointer(*path), message=_message(error), fix=fix)
+
+
+def _message(error: ErrorDetails) -> str:
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _path(error: ErrorDetails, document: JsonValue) -> list[str | int]:
+    """Pydantic's `loc` without the steps that the document has not: the tag of a union's member (once, on arrival at an
+    object with that `kind`), names of types, and the marks "[key]" of a bad key. A missing field is a step."""
+    path: list[str | int] = []
+    node, arrived = document, True
+    for index, step in enumerate(error["loc"], start=1):
         kind = node.get("kind") if isinstance(node, dict) else None
-        if arrived and isinstance(step, str) and step == kind:
+        is_field = index == len(error["loc"]) and error["type"] in ("missing", "extra_forbidden")
+        if arrived and isinstance(step, str) and step == kind and not is_field:
             arrived = False
             continue
-        if step == "[key]":
+        if not is_field and (step == "[key]" or not has(node, step)):
             continue
-        pointer += "/" + str(step).replace("~", "~0").replace("/", "~1")
-        node, arrived = _child(node, step), True
-    return pointer
-
-
-def _child(node: JsonValue, step: int | str) -> JsonValue:
-    if isinstance(node, dict):
-        return node.get(str(step))
-    if isinstance(node, list) and isinstance(step, int) and step < len(node):
-        return node[step]
-    return None
+        path.append(step)
+        node, arrived = child(node, step), True
+    return path
 
 
 _FIXES = {
@@ -250,20 +259,11 @@ _FIXES = {
 
 
 def _fix(error: ErrorDetails) -> str:
-    if error["type"] == "extra_forbidden":
-        return _fix_of_unknown_field(str(error["loc"][-1]))
     template = _FIXES.get(error["type"], "correct the value as the message says")
     context: dict[str, Any] = error.get("ctx", {})
     return template.format_map(context)
 
 
-def _fix_of_unknown_field(field: str) -> str:
-    near = difflib.get_close_matches(field, _field_names(WireModel), n=1)
+def _fix_of_unknown_field(field: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(field, known, n=1)
     return f"did you mean {near[0]!r}? If not, remove it" if near else "remove it"
-
-
-def _field_names(model: type[WireModel]) -> set[str]:
-    names = set(model.model_fields)
-    for child in model.__subclasses__():
-        names |= _field_names(child)
-    return names

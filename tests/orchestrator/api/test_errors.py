@@ -33,6 +33,20 @@ SHAPES: list[tuple[str, Any, str, str, str]] = [
     ("missing field", {}, "/workflow", "required", "add the field"),
     ("unknown field", {"workflow": "w", "workfow": 1}, "/workfow", "not permitted", "did you mean 'workflow'?"),
     ("unknown nested", with_calls(llm("a", text("x"), smpling={})), "/graph/calls/0/smpling", "", "'sampling'"),
+    ("a field of elsewhere", {"workflow": "w", "temperature": 1}, "/temperature", "not permitted", "remove it"),
+    ("none like it here", with_calls(llm("a", text("x"), temperture=1)), "/graph/calls/0/temperture", "", "remove it"),
+    ("a field of its kind", with_calls(llm("a", text("x"), argument={})), "/graph/calls/0/argument", "", "remove it"),
+    ("nested", with_calls(llm("a", text("x"), cache={"tag": {}})), "/graph/calls/0/cache/tag", "", "mean 'tags'?"),
+    ("one of two forms", with_calls(llm("a", text("x"), tool_choice={"n": 1})), "/graph/calls/0/tool_choice", "", ""),
+    ("under a name", {"workflow": "w", "graph": {"inputs": {"q": {"vlaue": 1}}}}, "/graph/inputs/q/value", "", "add"),
+    ("a field named like a kind", {"workflow": "w", "kind": "x", "x": 1}, "/kind", "not permitted", "remove it"),
+    (
+        "the same where there are kinds",
+        {"workflow": "w", "objective": {"kind": "latency", "latency": 1}},
+        "/objective/latency",
+        "",
+        "",
+    ),
     ("bad name", {"workflow": "9 lives"}, "/workflow", "pattern", "matches"),
     ("bad key", {"workflow": "w", "graph": {"inputs": {"a b": {"value": 1}}}}, "/graph/inputs/a b", "pattern", ""),
     ("no kind", with_calls({"id": "a"}), "/graph/calls/0", "kind", "add the field 'kind'"),
@@ -68,7 +82,7 @@ async def test_faults_of_shape_are_located(body: Any, pointer: str, message: str
         error = answer.problem["errors"][0]
         assert error["pointer"] == pointer
         assert message in error["message"]
-        assert fix in error["fix"]
+        assert error["fix"] == fix if fix == "remove it" else fix in error["fix"]
         assert error["message"] in answer.problem["detail"]
 
 
@@ -109,6 +123,21 @@ async def test_faults_of_the_graph_are_located_and_other_programs_run_on(
         assert error["fix"]
         waited = await server.client.get(f"/v1/programs/{other}/variables/answer", wait=10)
         assert waited.json["value"] == "hello world"
+
+
+@virtually
+async def test_a_field_that_is_meant_is_one_of_the_place() -> None:
+    async with serving() as server:
+        message = {"role": "user", "content": "x", "tool_cals": []}
+        bodies: list[tuple[str, Any, str]] = [
+            ("/v1/programs", {"workflow": "w", "graph": {"inputs": {"q": {"value": 1, "vlaue": 1}}}}, "'value'"),
+            ("/v1/workers", {"toolset": "t", "tools": [{"name": "a", "efect": "read"}]}, "'effect'"),
+            ("/v1/workers/w/results", [{"task": "t", "eror": None}], "'error'"),
+            ("/v1/chat/completions", {"model": "m", "messages": [message]}, "'tool_calls'"),
+        ]
+        for path, body, meant in bodies:
+            answer = await server.client.post(path, body)
+            assert f"did you mean {meant}?" in answer.body.decode(), path
 
 
 @virtually
