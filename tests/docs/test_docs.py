@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import engine.protocol
+import orchestrator.api.problems
 import orchestrator.engines.errors
 import orchestrator.errors
 from orchestrator.simulation.trace import parse
@@ -112,3 +113,21 @@ def fault_names() -> Iterator[str]:
 @pytest.mark.parametrize("name", sorted(set(fault_names())))
 def test_every_error_name_is_explained(name: str) -> None:
     assert f"`{name}`" in (ROOT / "docs" / "http.md").read_text(), f"docs/http.md says nothing of {name}"
+
+
+def problems() -> Iterator[tuple[str, str]]:
+    for fault in (*vars(orchestrator.errors).values(), *vars(orchestrator.api.problems).values()):
+        if isinstance(fault, type) and issubclass(fault, orchestrator.errors.RuntimeFault):
+            yield fault.name, str(fault.status)
+    edge, other = ((ROOT / "orchestrator/api" / file).read_text() for file in ("edge.py", "problems.py"))
+    yield from re.findall(r'name="(\w+)",\s+status=(\d+)', edge)
+    yield from (
+        (name, status) for status, name in re.findall(r'== (\d+):\n(?:.*\n)?? +name, title.*? = "(\w+)"', other)
+    )
+
+
+def test_every_problem_is_explained_with_its_status() -> None:
+    table = (ROOT / "docs/http.md").read_text().partition("## Problems")[2].partition("## Why")[0]
+    rows = re.findall(r"^\| (`.*?) \| ([\d, ]+) \|", table, re.MULTILINE)
+    told = {(name, status) for names, status in rows for name in re.findall(r"`(\w+)`", names)}
+    assert told == set(problems())
