@@ -54,6 +54,14 @@ class Typed:
             reason = str(error).partition("\n")[0]
             raise DefinitionError(f"{self.where}: {type_name(self.annotation)} has no JSON form: {reason}") from error
 
+    @property
+    def has_json_form(self) -> bool:
+        """Whether values of the annotation can be checked."""
+        try:
+            return self.adapter is not None
+        except DefinitionError:
+            return False
+
     def schema(self, mode: JsonMode) -> dict[str, Any]:
         """JSON Schema of what is accepted (`validation`) or of what is given back (`serialization`)."""
         if mode not in self._schemas:
@@ -85,6 +93,20 @@ class Typed:
             return self.adapter.validate_python(value)
         except ValidationError as error:
             raise InvalidResult(f"{self.where}: {first_faults(error)}") from error
+
+    def accept(self, value: Any) -> Any:
+        """An argument as an instance of the annotation: itself if it is one. Raises `InvalidArgument`."""
+        if type(value) is self.annotation:
+            return value
+        try:
+            self.adapter.validate_python(value, strict=True)
+            return value
+        except ValidationError:
+            pass
+        try:
+            return self.adapter.validate_python(value)
+        except ValidationError as error:
+            raise InvalidArgument(f"{self.where}: {first_faults(error)}") from error
 
     def dump(self, value: Any) -> Any:
         """Validate an argument and give its JSON form. Raises `InvalidArgument`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from functools import partial, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, get_args, get_origin, overload
 
 from tenuto.client import AsyncClient
@@ -24,7 +24,7 @@ from tenuto.run import AsyncRun, Run, Stream
 from tenuto.sync_client import Client
 from tenuto.telemetry import WorkflowSpan
 from tenuto.typed import MISSING, Typed, caller_locals, type_hints
-from tenuto.var import Var, resolve
+from tenuto.var import Var, holds_vars, resolve
 from tenuto.wire import Graph, Objective, WorkflowDefinition
 
 P = ParamSpec("P")
@@ -51,6 +51,7 @@ class Workflow(Generic[P, R]):
         self,
         name: str,
         function: Callable[P, Any],
+        parameters: Mapping[str, Typed],
         result: Typed,
         objective: Objective,
         metadata: Mapping[str, str],
@@ -59,6 +60,7 @@ class Workflow(Generic[P, R]):
         update_wrapper(self, function, updated=())
         self.name = name
         self._function = function
+        self._parameters = parameters
         self._result = result
         self._objective = objective
         self._metadata = metadata
@@ -76,8 +78,9 @@ class Workflow(Generic[P, R]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         program = require_program(self.name, f"run it with `{self.name}.run(...)` or `await {self.name}.arun(...)`")
+        function = self._bound(args, kwargs)
         with WorkflowSpan(self.name, agent=self.agent) as span:
-            value = self._function(*args, **kwargs)
+            value = function()
             if asyncio.iscoroutine(value):
                 value = await value
             result = await resolve(value)
@@ -140,6 +143,7 @@ class Workflow(Generic[P, R]):
         changed = type(self)(
             self.name,
             self._function,
+            self._parameters,
             self._result,
             given.get("objective", self._objective),
             given.get("metadata", self._metadata),
@@ -149,12 +153,24 @@ class Workflow(Generic[P, R]):
         return changed
 
     def _job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        function = self._bound(args, kwargs)
+        return Job(self.name, function, self._result, self._objective, self._metadata, self.agent)
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """The function with its arguments, each checked by its type; what holds Vars is checked where it is used."""
         try:
-            inspect.signature(self._function).bind(*args, **kwargs)
+            bound = inspect.signature(self._function).bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidArgument(f"{self.name}: {error}") from None
-        function = partial(cast("Callable[..., Any]", self._function), *args, **kwargs)
-        return Job(self.name, function, self._result, self._objective, self._metadata, self.agent)
+        for name, typed in self._known_types.items():
+            if name in bound.arguments and not holds_vars(bound.arguments[name]):
+                bound.arguments[name] = typed.accept(bound.arguments[name])
+        return partial(cast("Callable[..., Any]", self._function), *bound.args, **bound.kwargs)
+
+    @cached_property
+    def _known_types(self) -> dict[str, Typed]:
+        """Types of the parameters that have a JSON form; others take whatever they are given."""
+        return {name: typed for name, typed in self._parameters.items() if typed.has_json_form}
 
     def _sync_client(self, method: str, twin: str) -> Client:
         try:
@@ -222,12 +238,19 @@ def _workflow(function: Callable[..., Any], given: dict[str, Any], locals_: Mapp
     given = dict(given)
     name = checked_name(given.pop("name", None), function, "workflow")
     options = _checked(given, f"@workflow {name}")
-    annotation = type_hints(function, locals_).get("return", MISSING)
+    hints = type_hints(function, locals_)
+    parameters = {
+        parameter.name: Typed(hints.get(parameter.name, MISSING), f"{name}({parameter.name})")
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    annotation = hints.get("return", MISSING)
     if get_origin(annotation) is Var:
         (annotation,) = get_args(annotation)
     result = Typed(annotation, f"the result of {name}", any_class=True)
     objective = options.get("objective", Objective())
-    return Workflow(name, function, result, objective, options.get("metadata", {}), options.get("client"))
+    metadata, client = options.get("metadata", {}), options.get("client")
+    return Workflow(name, function, parameters, result, objective, metadata, client)
 
 
 def _checked(options: Mapping[str, Any], where: str) -> dict[str, Any]:

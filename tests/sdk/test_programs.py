@@ -13,6 +13,7 @@ import tenuto
 from tenuto import (
     AsyncClient,
     CallFailed,
+    InvalidArgument,
     InvalidResult,
     gather,
     llm,
@@ -24,6 +25,10 @@ from tenuto.wire import ModelTask, ProgramStatus
 from tests.sdk.flows import Mood, Movie, Point, Sql, only_program, rows_of, say, total, write_sql
 
 pytestmark = pytest.mark.usefixtures("client")
+
+
+class Opaque:
+    """What pydantic knows nothing of."""
 
 
 async def test_a_fan_out_runs_end_to_end_in_one_submission(client: AsyncClient, wire: Any) -> None:
@@ -205,6 +210,33 @@ async def test_a_workflow_without_calls_is_a_program_too(client: AsyncClient) ->
 
     assert await constant.arun(1) == 2
     assert (await only_program(client)).status is ProgramStatus.SUCCEEDED
+
+
+async def test_arguments_of_workflows_are_checked_by_their_types(client: AsyncClient) -> None:
+    seen: list[Any] = []
+
+    @workflow
+    async def kinds(number: int, mood: Mood, point: Point | None = None, *more: int, log: list[str], by: Opaque) -> int:
+        seen[:] = [number, mood, point, more, log, by]
+        return number
+
+    @workflow
+    async def outer(number: Any) -> int:
+        return await kinds(number, Mood.BAD, log=[], by=Opaque())
+
+    given: Any = {"log": ["as it is"], "by": "whatever"}
+    text: Any = "5"
+    point: Any = {"x": 1, "y": 2}
+    assert await kinds.arun(text, Mood.BAD, point, 1, **given) == 5
+    assert seen == [5, Mood.BAD, Point(1, 2), (1,), ["as it is"], "whatever"]
+    assert seen[4] is given["log"]
+    for wrong in ("a", None, 1.5):
+        with pytest.raises(InvalidArgument, match=r"kinds\(number\): Input should be a valid integer"):
+            await kinds.arun(wrong, Mood.BAD, **given)
+        with pytest.raises(InvalidArgument, match=r"kinds\(number\): Input should be a valid integer"):
+            await outer.arun(wrong)
+    with pytest.raises(InvalidArgument, match=r"kinds\(log\): \[0\]: Input should be a valid string"):
+        kinds.graph(1, Mood.BAD, log=[1], by=Opaque())  # type: ignore[list-item]
 
 
 async def test_a_workflow_inside_another_is_part_of_its_program(client: AsyncClient) -> None:

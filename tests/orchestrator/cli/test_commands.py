@@ -97,6 +97,13 @@ def test_run_runs_a_workflow_of_ones_own(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (0, "7: 42\n"), ended.stderr
 
 
+def test_run_refuses_a_value_of_another_type(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(FLOW)
+    ended = tenuto("run", "flow.py:doubled", "-i", "number=many", "--model", "none", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "InvalidArgument: doubled(number): Input should be a valid integer" in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
