@@ -16,7 +16,16 @@ from pydantic import ValidationError
 
 from tenuto.context import Program, require_program
 from tenuto.errors import DefinitionError, InvalidArgument
-from tenuto.options import LLM_OPTIONS, SAMPLING, TOOL_OPTIONS, LLMOptions, ToolDeclaration, ToolOptions, checked
+from tenuto.options import (
+    CONSTRAINTS,
+    LLM_OPTIONS,
+    SAMPLING,
+    TOOL_OPTIONS,
+    LLMOptions,
+    ToolDeclaration,
+    ToolOptions,
+    checked,
+)
 from tenuto.pieces import Pieces
 from tenuto.prompt import Prompt
 from tenuto.signature import Signature
@@ -125,7 +134,7 @@ class LLM(Generic[P, R]):
     ) -> LLM[P, R]:
         """A copy with these options changed; `regex` or `grammar` takes the place of the constraint that it has, so
         that it can depend on values. Raises `InvalidArgument` for an unknown or ill-typed option."""
-        merged = self._options | checked(options, LLM_OPTIONS, f"{self.name}.options")
+        merged = self._options | checked(options, LLM_OPTIONS, f"{self.name}.options", CONSTRAINTS)
         constraint = _constraint(regex, grammar, self._signature, f"{self.name}.options") or self._constraint
         return type(self)(self.name, self._function, self._signature, self._prompt, constraint, merged)
 
@@ -303,7 +312,8 @@ def _llm(function: Callable[..., Any], given: dict[str, Any], locals_: Mapping[s
         raise DefinitionError(f"{name}: give the prompt as docstring or as @llm(prompt=...)")
     prompt = Prompt(template, system, tuple(signature.parameters), name)
     constraint = _constraint(regex, grammar, signature, name)
-    return LLM(name, function, signature, prompt, constraint, checked(given, LLM_OPTIONS, f"@llm {name}"))
+    options = checked(given, LLM_OPTIONS, f"@llm {name}", ("name", "prompt", "system", *CONSTRAINTS))
+    return LLM(name, function, signature, prompt, constraint, options)
 
 
 def _constraint(regex: str | None, grammar: str | None, signature: Signature, name: str) -> Constraint | None:
@@ -375,7 +385,8 @@ def _tool(function: Callable[..., Any], given: dict[str, Any], locals_: Mapping[
     name = checked_name(given.pop("name", None), function, "tool")
     settings = _settings(given, name)
     signature = Signature(function, name, locals_)
-    made: Tool[..., Any, Any] = Tool(name, function, signature, settings, checked(given, TOOL_OPTIONS, f"@tool {name}"))
+    options = checked(given, TOOL_OPTIONS, f"@tool {name}", ("name", *ToolDeclaration.__annotations__))
+    made: Tool[..., Any, Any] = Tool(name, function, signature, settings, options)
     unknown = [part for part in settings.get("partial", ()) if part not in signature.parameters]
     if unknown:
         raise DefinitionError(f"{name}: partial names {unknown[0]!r}, which is no parameter")

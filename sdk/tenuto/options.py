@@ -96,6 +96,7 @@ SAMPLING = (
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 )
 LLM_OPTIONS = (*_CALL, *SAMPLING, "model", "category", "question", "cache", "adapter")
+CONSTRAINTS = ("regex", "grammar")
 TOOL_OPTIONS = (*_CALL, "effects", "effect_key", "idempotent", "bumps")
 
 _FORMS: dict[str, TypeAdapter[Any]] = {
@@ -112,14 +113,17 @@ _FORMS: dict[str, TypeAdapter[Any]] = {
 }
 
 
-def checked(options: Mapping[str, Any], known: Iterable[str], where: str) -> dict[str, Any]:
-    """Options in the wire's forms; those given as None are left out. Raises `InvalidArgument` naming the option."""
+def checked(options: Mapping[str, Any], known: Iterable[str], where: str, also: Iterable[str] = ()) -> dict[str, Any]:
+    """Options in the wire's forms; those given as None are left out. Raises `InvalidArgument` naming the option.
+
+    `also`: what may be written there too, and was taken out of `options` already."""
     known = tuple(known)
     found: dict[str, Any] = {}
     for name, value in options.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the options are: {', '.join(sorted(known))}"
+            there = sorted({*known, *also})
+            near = difflib.get_close_matches(name, there, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the options are: {', '.join(there)}"
             raise InvalidArgument(f"{where}: unknown option {name!r}; {hint}")
         if value is not None:
             found[name] = _form(name, value, where)

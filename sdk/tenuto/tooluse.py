@@ -287,7 +287,7 @@ def decorator(
         if not inspect.isfunction(function):
             raise DefinitionError(f"@{kind} decorates a function, not {function!r}")
         called = checked_name(name, function, kind)
-        given = checked(options, LLM_OPTIONS, f"@{kind} {called}")
+        given = checked(options, LLM_OPTIONS, f"@{kind} {called}", ("tools", "name", "prompt", "system", *bounds))
         task = Task(function, called, locals_, {**given, "prompt": prompt, "system": system})
         checked_bounds = {option: whole_number(value, called, option) for option, value in bounds.items()}
         return as_workflow(task, function, make(task, Tools(tools, f"@{kind} {called}"), **checked_bounds).run)

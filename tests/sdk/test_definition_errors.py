@@ -14,6 +14,7 @@ from tenuto import (
     InvalidArgument,
     OutsideWorkflow,
     llm,
+    planner,
     tool,
     workflow,
 )
@@ -92,6 +93,8 @@ def test_wrong_arguments_are_told_where_they_are_given(call: Any, message: str) 
     [
         ({"max_token": 3}, "unknown option 'max_token'; did you mean 'max_tokens'?"),
         ({"effects": "read"}, "unknown option 'effects'"),
+        ({"wat": 1}, "unknown option 'wat'; the options are: adapter, .*, grammar, .*, regex, "),
+        ({"grammer": "x"}, "unknown option 'grammer'; did you mean 'grammar'?"),
         ({"temperature": -1}, "option temperature=-1: Input should be greater than or equal to 0"),
         ({"max_tokens": "many"}, "option max_tokens='many'"),
         ({"seed": -1}, "option seed=-1"),
@@ -107,6 +110,17 @@ def test_wrong_options_are_told_at_once(options: dict[str, Any], message: str) -
         write_sql.options(**options)
     with pytest.raises(InvalidArgument, match=message.replace("?", r"\?")):
         llm(**options)(write_sql._function)
+
+
+def test_the_options_of_a_declaration_are_all_told() -> None:
+    for decorate, missed in (
+        (llm(wat=1), {"system", "prompt", "regex", "max_tokens"}),  # type: ignore[call-overload]
+        (tool(wat=1), {"name", "share", "partial", "effects"}),  # type: ignore[call-overload]
+        (planner(tools=[run_sql], wat=1), {"rounds", "system", "tools", "model"}),  # type: ignore[call-arg]
+    ):
+        with pytest.raises(InvalidArgument, match="unknown option 'wat'") as error:
+            decorate(write_sql._function)
+        assert missed <= set(str(error.value).partition("the options are: ")[2].split(", "))
 
 
 def test_faulty_definitions_are_told_at_import() -> None:
