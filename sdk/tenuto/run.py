@@ -122,8 +122,13 @@ class Run(Generic[R]):
         """The workflow's value, or its exception. Raises `TimeoutError` after `timeout_s`; the run goes on."""
 
         async def bounded() -> R:
-            async with asyncio.timeout(timeout_s):
-                return await self._run.result()
+            try:
+                async with asyncio.timeout(timeout_s) as limit:
+                    return await self._run.result()
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise  # the workflow's own
+                raise TimeoutError(f"program {self.id} did not end within {timeout_s:g} s; it goes on") from error
 
         return self._client.call(bounded)
 

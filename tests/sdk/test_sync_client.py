@@ -87,7 +87,7 @@ def test_handles_cancel_and_time_out(client: Client) -> None:
 
     run = wf.submit()
     assert started.wait(20)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=rf"program {run.id} did not end within 0.01 s"):
         run.result(timeout_s=0.01)
     assert not run.done
     run.cancel()
