@@ -5,6 +5,7 @@ Owns the names of each tenant and what the journal keeps of them. Never runs any
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from pydantic import JsonValue
@@ -34,6 +35,7 @@ class Workflows:
         self._clock = clock
         self._limits = limits
         self._known: dict[str, dict[str, WorkflowView]] = {}
+        self._changing = asyncio.Lock()  # what was checked still holds when the journal has it
 
     async def load(self) -> None:
         """Take up what the journal keeps. Raises JournalUnavailable."""
@@ -49,20 +51,23 @@ class Workflows:
         Raises InvalidSubmission (located) for a graph that no inputs could run, Busy, JournalUnavailable.
         """
         self._check(name, definition)
-        own = self._known.setdefault(tenant, {})
-        if name not in own and len(own) >= self._limits.workflows:
-            raise Busy(f"the tenant has {len(own)} workflows, the limit is {self._limits.workflows} (limits.workflows)")
-        view, new = WorkflowView(name=name, registered_at=self._clock.wall(), definition=definition), name not in own
-        body = definition.model_dump_json().encode()
-        await self._journal.append(WorkflowKept(tenant, name, view.registered_at, body)).committed()
-        own[name] = view
-        return view, new
+        async with self._changing:
+            own = self._known.setdefault(tenant, {})
+            new, limit = name not in own, self._limits.workflows
+            if new and len(own) >= limit:
+                raise Busy(f"the tenant has {len(own)} workflows, the limit is {limit} (limits.workflows)")
+            view = WorkflowView(name=name, registered_at=self._clock.wall(), definition=definition)
+            body = definition.model_dump_json().encode()
+            await self._journal.append(WorkflowKept(tenant, name, view.registered_at, body)).committed()
+            own[name] = view
+            return view, new
 
     async def remove(self, name: str, *, tenant: str) -> None:
         """Forget a workflow; its programs go on. Raises NotFound, JournalUnavailable."""
-        self.get(name, tenant=tenant)
-        await self._journal.append(WorkflowKept(tenant, name, self._clock.wall(), b"")).committed()
-        self._known[tenant].pop(name, None)
+        async with self._changing:
+            self.get(name, tenant=tenant)
+            await self._journal.append(WorkflowKept(tenant, name, self._clock.wall(), b"")).committed()
+            del self._known[tenant][name]
 
     def get(self, name: str, *, tenant: str) -> WorkflowView:
         """Raises NotFound."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ async def test_workflows_survive_a_restart_and_removals_do_too(tmp_path: Path) -
         (listed,) = (await server.client.get("/v1/workflows")).json["data"]
         assert (listed["name"], listed["definition"]["description"]) == ("greet", "newer")
         assert (await server.client.get("/v1/programs")).json["data"] == []
+
+
+@virtually
+async def test_of_requests_at_once_one_registers_and_one_removes(tmp_path: Path) -> None:
+    settings = Settings(journal=tmp_path / "journal.db", limits=Limits(workflows=1))
+    async with serving(settings=settings) as server:
+        made = await asyncio.gather(*(put(server.client, "greet", GREET) for _ in range(8)))
+        assert sorted(answer.status for answer in made) == [200] * 7 + [201]
+        gone = [server.client.request("DELETE", "/v1/workflows/greet") for _ in range(8)]
+        assert sorted(answer.status for answer in await asyncio.gather(*gone)) == [204] + [404] * 7
+        made = await asyncio.gather(*(put(server.client, name, GREET) for name in "abc"))
+        assert sorted(answer.status for answer in made) == [201, 429, 429]
 
 
 @llm(max_tokens=20)
