@@ -24,4 +24,4 @@ def check_registration(registration: WorkerRegistration) -> None:
                 fix = "give a JSON Schema (draft 2020-12)"
                 errors.append(FieldError(pointer=pointer, message=str(error), fix=fix))
     if errors:
-        raise InvalidSubmission(f"the worker declares {errors[0].message}", errors=errors)
+        raise InvalidSubmission(f"the worker cannot be registered: {errors[0].message}", errors=errors)

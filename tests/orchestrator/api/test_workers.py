@@ -150,6 +150,13 @@ async def test_a_bad_registration_is_located(registration: dict[str, Any], point
 
 
 @virtually
+async def test_a_tool_that_is_declared_twice_is_told_in_plain_words() -> None:
+    async with serving() as server:
+        answer = await server.client.post("/v1/workers", {"toolset": "t", "tools": [ADD, ADD]})
+        assert answer.problem["detail"] == "the worker cannot be registered: tool 'add' is declared twice"
+
+
+@virtually
 async def test_bad_results_are_located_and_harm_nothing() -> None:
     async with serving() as server:
         client = server.client
