@@ -98,6 +98,7 @@ def test_wrong_arguments_are_told_where_they_are_given(call: Any, message: str) 
         ({"temperature": -1}, "option temperature=-1: Input should be greater than or equal to 0"),
         ({"max_tokens": "many"}, "option max_tokens='many'"),
         ({"seed": -1}, "option seed=-1"),
+        ({"stop": ["x", ""]}, "option stop=.*: String should have at least 1 character"),
         ({"timeout": 0}, "option timeout=0: Input should be greater than 0"),
         ({"retries": -1}, "option retries=-1: give a whole number from 0 to 19"),
         ({"retries": True}, "option retries=True"),

@@ -22,6 +22,7 @@ _OF_THE_REQUEST = frozenset(
         *("constraint_unsupported", "logprobs_unsupported", "path_missing"),
     ]
 )
+_TOLD_BY_ENGINES = frozenset({"logit_bias"})
 _LATER = frozenset({"engine_not_ready", "model_load_error", "no_engine", "engine_lost", "queue_full"})
 
 
@@ -39,13 +40,19 @@ class GenerationFailed(Exception):
             return 400
         return 503 if self.error.type in _LATER else 500
 
+    @property
+    def param(self) -> str | None:
+        """The field at fault, where the engine's message begins with it."""
+        word = self.error.message.partition(" ")[0]
+        return word if self.error.type == "invalid_request" and word in _TOLD_BY_ENGINES else None
+
     def response(self) -> Response:
         """The error before anything was sent."""
-        return error_response(self.status, self.error.type, self.error.message)
+        return error_response(self.status, self.error.type, self.error.message, self.param)
 
     def body(self) -> dict[str, Any]:
         """The error as an event of a stream that has begun."""
-        return error_body(self.status, self.error.type, self.error.message)
+        return error_body(self.status, self.error.type, self.error.message, self.param)
 
 
 def speaks_openai(path: str) -> bool:

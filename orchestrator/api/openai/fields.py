@@ -103,10 +103,11 @@ def _stops(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_StopText: TypeAlias = Annotated[str, Field(min_length=1)]
 Stop: TypeAlias = Annotated[
-    tuple[str, ...],
+    tuple[_StopText, ...],
     Field(max_length=16),
-    BeforeValidator(_stops, json_schema_input_type=str | tuple[str, ...]),
+    BeforeValidator(_stops, json_schema_input_type=_StopText | tuple[_StopText, ...]),
 ]
 
 Metadata: TypeAlias = Annotated[

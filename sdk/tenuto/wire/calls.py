@@ -119,7 +119,7 @@ class Sampling(WireModel):
     presence_penalty: float = Field(default=0.0, ge=-10, le=10, description="of tokens in the output")
     frequency_penalty: float = Field(default=0.0, ge=-10, le=10, description="for each time a token is in the output")
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    stop: tuple[str, ...] = Field(default=(), max_length=16)
+    stop: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(default=(), max_length=16)
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] = Field(
         default_factory=dict, max_length=1024, description="added to the logits of tokens, by their ids"
     )

@@ -66,6 +66,13 @@ SHAPES: list[tuple[str, Any, str, str, str]] = [
         "add",
     ),
     ("below", with_calls(llm("a", text("x"), sampling={"top_k": -1})), "/graph/calls/0/sampling/top_k", "", "least 0"),
+    (
+        "empty stop",
+        with_calls(llm("a", text("x"), sampling={"stop": ["x", ""]})),
+        "/graph/calls/0/sampling/stop/1",
+        "",
+        "least 1",
+    ),
     ("enum", with_calls({"kind": "function", "id": "f", "tool": "t", "effect": 1}), "/graph/calls/0/effect", "", ""),
     ("a value error", {"workflow": "w", "objective": {"kind": "deadline"}}, "/objective", "deadline_s is given", ""),
     ("an escaped pointer", {"workflow": "w", "metadata": {"a/b~c": 5}}, "/metadata/a~1b~0c", "string", "give a string"),

@@ -270,6 +270,9 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"messages": []}, "messages", "invalid_request"),
     ({"tool_choice": "required"}, None, "invalid_request"),
     ({"store": True}, "store", "invalid_request"),
+    ({"stop": ""}, "stop", "invalid_request"),
+    ({"stop": ["x", ""]}, "stop[1]", "invalid_request"),
+    ({"logit_bias": {"x": 1}}, "logit_bias.x", "invalid_request"),
 ]
 
 
@@ -301,9 +304,20 @@ async def test_errors_have_openais_shape() -> None:
             with pytest.raises(openai.BadRequestError) as long:
                 await create(model="echo", messages=USER, stream=streamed)
             assert long.value.code == "context_length_exceeded"
+            server.engine.say = lambda _: _raise_unknown_token()
+            with pytest.raises(openai.BadRequestError) as unknown:
+                await create(model="echo", messages=USER, stream=streamed, logit_bias={"99": 1})
+            assert (unknown.value.code, unknown.value.param) == ("invalid_request", "logit_bias")
+            server.engine.say = lambda _: _raise_too_long()
         answer = await server.client.get("/v1/chat/completions")
         assert answer.status == 405 and answer.json["error"]["code"] == "method_not_allowed"
         assert (await programs(server))[-1]["status"] == "failed"
+
+
+def _raise_unknown_token() -> str:
+    from engine.protocol import InvalidRequest
+
+    raise InvalidRequest("logit_bias id 99 is outside the vocabulary of 9")
 
 
 def _raise_too_long() -> str:
