@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from typing import Annotated
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import TypeAdapter
@@ -29,6 +29,7 @@ from orchestrator.api.openai.streaming import streamed, whole
 from orchestrator.api.openai.turns import Piece, Turn, Turns
 from orchestrator.api.openapi import accepts, openai_errors, returns
 from orchestrator.api.parts import Parts, parts_of, tenant
+from orchestrator.api.problems import InvalidRequest
 from orchestrator.api.sse import frame
 from orchestrator.errors import NotFound
 from tenuto.wire import AskedCall, CallView, FieldError, LLMCall, Message
@@ -58,6 +59,7 @@ async def respond(
     parts = parts_of(request)
     body = bodies.parse(_REQUEST, await bodies.read(request, parts.limits.submission_bytes))
     before = [] if body.previous_response_id is None else await _before(parts, body.previous_response_id, request)
+    _check_results(body.input, before)
     call = _call(body, before)
     results = {
         item.call_id: text_of(item.output)
@@ -85,6 +87,18 @@ def _call(body: ResponsesRequest, before: _Prompt) -> LLMCall:
         logprobs=bool(body.include) or body.top_logprobs is not None,
     )
     return call.model_copy(update={"stage": _INSTRUCTED}) if instructions else call
+
+
+def _check_results(items: Sequence[Item], before: _Prompt) -> None:
+    """Raises InvalidRequest for the result of a call that the conversation does not have."""
+    known = {call.id for given in before for call in cast("tuple[AskedCall, ...]", given["tool_calls"])}
+    known |= {item.call_id or "" for item in items if item.type == "function_call"}
+    for index, item in enumerate(items):
+        if item.type == "function_call_output" and item.call_id not in known:
+            text = f"there is no function call {item.call_id!r} that this could be the output of"
+            fix = "send its function_call too, or the previous_response_id of the response that made it"
+            error = FieldError(pointer=f"/input/{index}/call_id", message=text, fix=fix)
+            raise InvalidRequest(f"{text}: {fix}", errors=(error,))
 
 
 def _messages(items: Iterable[Item]) -> Iterator[dict[str, object]]:

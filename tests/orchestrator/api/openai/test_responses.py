@@ -162,6 +162,7 @@ async def test_a_format() -> None:
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"input": [{"type": "function_call", "call_id": "c"}]}, "input[0]"),
         ({"truncation": "auto"}, "truncation"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "5"}]}, "input[0].call_id"),
     ],
 )
 @virtually
@@ -170,3 +171,14 @@ async def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any]
         with pytest.raises(openai.BadRequestError) as caught:
             await server.openai.responses.create(model="echo", input="?", extra_body=fields)
         assert caught.value.param is not None and caught.value.param.startswith(param)
+
+
+@virtually
+async def test_an_output_without_its_call_is_refused_by_its_id() -> None:
+    async with stock(["no call", "yes"]) as server:
+        result: Any = {"type": "function_call_output", "call_id": "call_7", "output": "5"}
+        first = await responded(server, False, input="?")
+        for more in ({"input": [result]}, {"input": [result], "previous_response_id": first.id}):
+            with pytest.raises(openai.BadRequestError, match=r"there is no function call 'call_7'"):
+                await responded(server, False, **more)
+        assert len(await programs(server)) == 1
