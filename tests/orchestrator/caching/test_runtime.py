@@ -71,7 +71,7 @@ async def test_an_equal_call_is_answered_without_the_engine_and_says_so(start: S
     (call,) = again.call_views
     assert call.cache is not None
     assert (call.cache.tier, call.cache.category, call.cache.saved_s) == ("exact", "chat", 3.0)
-    assert call.cache.saved_tokens > 0
+    assert call.cache.saved_tokens > 0 and (call.finish, call.usage) == (None, None)
     timeline = server.runtime.timeline(again.id, tenant=TENANT)
     assert timeline.seconds == 0.0
     assert timeline.calls[0].cache == call.cache
