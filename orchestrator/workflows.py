@@ -6,9 +6,10 @@ Owns the names of each tenant and what the journal keeps of them. Never runs any
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from dag.diagnostics import InvalidGraph, pointer
 from dag.graph import ProgramGraph
@@ -26,6 +27,8 @@ from tenuto.wire import (
     WorkflowView,
 )
 
+log = logging.getLogger(__name__)
+
 
 class Workflows:
     """The workflows of a server, by tenant and name. What is told to a client is in the journal by then."""
@@ -38,9 +41,13 @@ class Workflows:
         self._changing = asyncio.Lock()  # what was checked still holds when the journal has it
 
     async def load(self) -> None:
-        """Take up what the journal keeps. Raises JournalUnavailable."""
+        """Take up what the journal keeps, but for what cannot be read any more. Raises JournalUnavailable."""
         for kept in await self._journal.workflows():
-            definition = kept.parse()
+            try:
+                definition = kept.parse()
+            except ValidationError:  # another version wrote it: the others are served
+                log.exception("workflow %r of tenant %r cannot be taken up; register it again", kept.name, kept.tenant)
+                continue
             if definition is not None:
                 view = WorkflowView(name=kept.name, registered_at=kept.registered_at, definition=definition)
                 self._known.setdefault(kept.tenant, {})[kept.name] = view

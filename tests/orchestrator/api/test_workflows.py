@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,21 @@ async def test_workflows_survive_a_restart_and_removals_do_too(tmp_path: Path) -
         (listed,) = (await server.client.get("/v1/workflows")).json["data"]
         assert (listed["name"], listed["definition"]["description"]) == ("greet", "newer")
         assert (await server.client.get("/v1/programs")).json["data"] == []
+
+
+@virtually
+async def test_a_workflow_that_cannot_be_read_any_more_keeps_no_other_from_being_served(tmp_path: Path) -> None:
+    settings = Settings(journal=tmp_path / "journal.db")
+    async with serving(settings=settings) as server:
+        await put(server.client, "old", GREET)
+        await put(server.client, "greet", GREET)
+    with sqlite3.connect(settings.journal) as journal:
+        journal.execute("UPDATE records SET payload = CAST('{}' AS BLOB) WHERE CAST(facts AS TEXT) LIKE '%\"old\"%'")
+    journal.close()
+    async with serving(settings=settings) as server:
+        (listed,) = (await server.client.get("/v1/workflows")).json["data"]
+        assert listed["name"] == "greet"
+        assert (await put(server.client, "old", GREET)).status == 201
 
 
 @virtually
