@@ -202,8 +202,11 @@ def show(report: Report) -> None:
     table = Table()
     for column in ("seconds", "mean", "p50", "p95", "p99"):
         table.add_column(column, justify="left" if column == "seconds" else "right")
-    for name, key in (("completion", "completion_s"), ("first token", "ttft_s")):
-        table.add_row(name, *(f"{value:.4g}" for value in summary[key].values()))
+    for name, key, values in (
+        ("completion", "completion_s", report.seconds),
+        ("first token", "ttft_s", report.ttfts),
+    ):
+        table.add_row(name, *(f"{value:.4g}" if values else "-" for value in summary[key].values()))
     console = Console()
     console.print(_title(report), highlight=False, soft_wrap=True)
     console.print(table)

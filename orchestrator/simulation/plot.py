@@ -26,18 +26,21 @@ class Line:
 
 
 def distributions(reports: Sequence[tuple[str, Report]]) -> str:
-    """The share of programs that have ended by a time, a line a report."""
+    """The share of programs that have succeeded by a time, a line a report."""
     lines = []
     for name, report in reports:
         seconds = sorted(report.seconds)
-        lines.append(Line(name, [(s, (rank + 1) / len(seconds)) for rank, s in enumerate(seconds)]))
+        lines.append(Line(name, [(s, (rank + 1) / len(report.programs)) for rank, s in enumerate(seconds)]))
     return chart("Programs ended by", "completion time in s", "share of programs", lines)
 
 
 def curves(points: Sequence[SweepPoint]) -> str:
     """Mean completion time over the load, a line a setting."""
     names = list(dict.fromkeys(point.setting for point in points))
-    lines = [Line(str(name), [(p.load, p.mean_s) for p in points if p.setting == name]) for name in names]
+    lines = [
+        Line(str(name), [(p.load, p.mean_s) for p in points if p.setting == name and p.mean_s < math.inf])
+        for name in names
+    ]
     return chart("Mean completion time", "load", "seconds", lines, log_y=True)
 
 

@@ -5,6 +5,7 @@ Pure data and arithmetic. All times are virtual seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -34,7 +35,10 @@ class CallOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ProgramOutcome:
-    """One program: `end_s` is the end of its last call. `causes`: seconds of its life by cause, along its path."""
+    """One program: `end_s` is the end of its last call. `causes`: seconds of its life by cause, along its path.
+
+    `succeeded`: all its calls ended well; `calls` are those of its LLM calls that did.
+    """
 
     program: str
     workflow: str
@@ -95,21 +99,22 @@ class Report:
 
     @property
     def seconds(self) -> list[float]:
-        """Completion times, in order of arrival."""
-        return [program.seconds for program in self.programs]
+        """Completion times of the programs that succeeded, in order of arrival."""
+        return [program.seconds for program in self.programs if program.succeeded]
 
     @property
     def mean_s(self) -> float:
+        """The mean completion time; infinite if no program succeeded."""
         seconds = self.seconds
-        return sum(seconds) / len(seconds)
+        return sum(seconds) / len(seconds) if seconds else math.inf
 
     def quantile_s(self, q: float) -> float:
-        """The `q`-quantile of completion times, by linear interpolation."""
-        return quantile(self.seconds, q)
+        """The `q`-quantile of completion times, by linear interpolation; infinite if no program succeeded."""
+        return quantile(self.seconds, q) if self.seconds else math.inf
 
     @property
     def ttfts(self) -> list[float]:
-        """Seconds to the first token, of every call."""
+        """Seconds to the first token, of every call that ended well."""
         return [call.ttft_s for program in self.programs for call in program.calls]
 
     def ttft_s(self, q: float) -> float:
@@ -162,7 +167,7 @@ class Report:
             "scale": self.scale,
             "load": self.load,
             "completion_s": _spread(self.seconds),
-            "ttft_s": _spread(self.ttfts),
+            "ttft_s": _spread(self.ttfts or [0.0]),
             "slo_attainment": self.attainment,
             "goodput_programs_per_s": self.goodput,
             "kv_hit_rate": self.hit_rate,
@@ -187,8 +192,13 @@ class Report:
 def outcome(
     program: str, arrival_s: float, seconds: float, deadline_s: float | None, timeline: Timeline, tenant: str
 ) -> ProgramOutcome:
-    """A program's outcome from its timeline."""
-    calls = tuple(_call(call, arrival_s) for call in timeline.calls if call.kind == "llm" and call.spans)
+    """A program's outcome from its timeline.
+
+    The runtime calls a program without outputs a success whatever became of its calls: a client that waits for them
+    does not.
+    """
+    ended = [call for call in timeline.calls if call.state == "ended"]
+    calls = tuple(_call(call, arrival_s) for call in ended if call.kind == "llm" and call.spans)
     return ProgramOutcome(
         program=program,
         workflow=timeline.workflow,
@@ -196,7 +206,7 @@ def outcome(
         arrival_s=arrival_s,
         end_s=arrival_s + seconds,
         deadline_s=deadline_s,
-        succeeded=timeline.status.value == "succeeded",
+        succeeded=timeline.status.value == "succeeded" and len(ended) == len(timeline.calls),
         causes=timeline.causes,
         calls=calls,
     )
@@ -229,6 +239,9 @@ def quantile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    mean = sum(values) / len(values) if values else 0.0
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and quantiles; None of nothing."""
+    if not values:
+        return dict.fromkeys(("mean", "p50", "p95", "p99"))
+    mean = sum(values) / len(values)
     return {"mean": mean, "p50": quantile(values, 0.5), "p95": quantile(values, 0.95), "p99": quantile(values, 0.99)}

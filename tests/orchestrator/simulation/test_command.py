@@ -90,6 +90,18 @@ def test_a_sweep_names_the_best_setting(tmp_path: Path, card: Path) -> None:
     assert len(json.loads(out.read_text())["points"]) == 4
 
 
+def test_a_trace_that_cannot_run_is_told_as_failed(tmp_path: Path, card: Path) -> None:
+    (program,) = agents(1, turns=(1, 1), system=70_000)
+    trace = written([replace(program, online=False)], tmp_path / "t.jsonl")
+    out, picture = tmp_path / "out.json", tmp_path / "out.svg"
+    code, text, _ = run(trace, "--engine", card, "--as-traced", "--json", out, "--plot", picture)
+    assert code == 0 and "1, 1 failed" in text
+    assert " ".join(text.split()).count("- │ - │ - │ -") == 2
+    assert json.loads(out.read_text())[0]["completion_s"]["mean"] is None and picture.is_file()
+    code, text, _ = run(trace, "--engine", card, "--sweep", "--policy", "fcfs", "--load", 1, "--plot", picture)
+    assert code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

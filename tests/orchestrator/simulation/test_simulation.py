@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -149,6 +150,24 @@ def test_deadlines_and_goodput() -> None:
     assert report.attainment == 1.0 and report.goodput == pytest.approx(5 / report.makespan_s)
     strict = simulate([replace(p, deadline=0.001) for p in chats(5)], engine=CARD, drawn=False)
     assert strict.attainment == 0.0 == strict.goodput
+
+
+@pytest.mark.parametrize("online", [False, True], ids=["declared", "online"])
+def test_a_program_that_cannot_run_has_failed(online: bool) -> None:
+    calls = [LLMNode("a", (), (Piece("p", 0, 9),), 5), LLMNode("b", ("a",), (Piece("p", 0, 300_000),), 5)]
+    never = TraceProgram("never", "flow", 1.0, (replace(calls[1], after=()),), deadline=10.0, online=online)
+    half = TraceProgram("half", "flow", 1.0, tuple(calls), deadline=10.0, online=online)
+    trace = [never, half, *chats(1)]
+    report = simulate(trace, engine="h200-8b", drawn=False)
+    assert [(p.succeeded, p.met, len(p.calls)) for p in sorted(report.programs, key=lambda p: p.program)] == [
+        (True, True, 1), (False, False, 1), (False, False, 0)
+    ]  # fmt: skip
+    well = simulate(trace[2:], engine="h200-8b", drawn=False)
+    assert report.summary()["failed"] == 2 and report.attainment == pytest.approx(1 / 3)
+    assert report.mean_s == report.quantile_s(0.5) == pytest.approx(well.mean_s, rel=0.1)
+    none = simulate([never], engine="h200-8b", drawn=False)
+    assert set(none.summary()["completion_s"].values()) == {None} and none.mean_s == none.quantile_s(0.5) == math.inf
+    assert "<svg" in distributions([("none", none)])
 
 
 def test_unknown_names_are_told() -> None:
