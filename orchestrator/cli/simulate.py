@@ -131,6 +131,7 @@ class _Command:
         for report in reports:
             show(report)
             _tell_load(load, report)
+            _tell_cut([report])
         if self._json:
             self._json.write_text(json.dumps([report.document() for report in reports], indent=1) + "\n")
         if self._plot:
@@ -154,6 +155,7 @@ class _Command:
         _show_sweep(points)
         for point in points[: len(loads)]:
             _tell_load(point.load, min(point.reports, key=lambda report: report.load or math.inf))
+        _tell_cut([report for point in points for report in point.reports])
         winners = best(points)
         for load, point in winners.items():
             print(f"load {load:g}: best is {point.setting}, mean {point.mean_s:.4g} s")
@@ -239,6 +241,19 @@ def _tell_load(asked: float | None, report: Report) -> None:
     """Say so if the programs do not reach the load that was asked for."""
     if asked and report.load is not None and report.load < 0.9 * asked:
         print(f"note: {len(report.programs)} programs reach load {report.load:.3g} at most, not {asked:g}: draw more")
+
+
+def _tell_cut(reports: Sequence[Report]) -> None:
+    """Say so if outputs are shorter than in the trace."""
+    from orchestrator.simulation.workload import MAX_TOKENS
+
+    cut = sum(report.cut_calls for report in reports)
+    if cut:
+        calls = sum(len(program.calls) for report in reports for program in report.programs)
+        print(
+            f"note: {cut} of {calls} LLM calls ended before their traced output did: a call generates at most "
+            f"{MAX_TOKENS:,} tokens, and no more than the engine's context has room for"
+        )
 
 
 def _show_sweep(points: Sequence[SweepPoint]) -> None:

@@ -94,6 +94,9 @@ class Report:
     preemptions: int
     load: float | None = None
     """The load that the arrivals were calibrated to, as far as the programs reach it."""
+    cut_calls: int = 0
+    """Calls that ended before their traced output did: it is longer than a call may generate, or than the engine's
+    context has room for."""
 
     # -- completion -----------------------------------------------------------------------------
 
@@ -157,7 +160,7 @@ class Report:
         return dict(sorted(summed.items()))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers that people ask for, JSON-ready, in a fixed order."""
+        """The numbers that people ask for, JSON-ready, in a fixed order. `cut_calls` only if there are any."""
         return {
             "scenario": dict(self.scenario),
             "programs": len(self.programs),
@@ -182,6 +185,7 @@ class Report:
                 "wasted_share": self.leases.wasted_share,
             },
             "waiting_s": self.causes,
+            **({"cut_calls": self.cut_calls} if self.cut_calls else {}),
         }
 
     def document(self) -> dict[str, Any]:

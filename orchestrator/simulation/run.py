@@ -82,6 +82,7 @@ class Simulation:
         self._library = library or Library()
         self._outcomes: dict[str, ProgramOutcome] = {}
         self._footprint = _Footprint()
+        self._cut_calls = 0
         self._meters: list[_Meter] = []
 
     def run(self) -> Report:
@@ -155,6 +156,10 @@ class Simulation:
         self._outcomes[source.program] = outcome(
             source.program, source.arrival, seconds, source.deadline, timeline, source.tenant
         )
+        outputs = self._library.blueprint(source).outputs
+        self._cut_calls += sum(
+            call.state == "ended" and call.output_tokens < outputs.get(call.id, 0) for call in timeline.calls
+        )
 
     def _leases(self, books: Sequence[EngineLeases]) -> LeaseMeter:
         """What the engines told of leases; where they heard of none, what the orchestrator's books say."""
@@ -185,6 +190,7 @@ class Simulation:
             peak_private_tokens=self._footprint.peak,
             recomputed_tokens=sum(engine.recomputed_tokens for engine in engines),
             preemptions=sum(engine.preemptions for engine in engines),
+            cut_calls=self._cut_calls,
         )
 
 

@@ -90,6 +90,12 @@ class Blueprint:
         return {call.id: place for place, call in enumerate(self.calls)}
 
     @cached_property
+    def outputs(self) -> dict[str, int]:
+        """The true output lengths of LLM calls."""
+        pairs = zip(self.calls, self.nodes, strict=True)
+        return {call.id: node.output for call, node in pairs if isinstance(node, LLMNode)}
+
+    @cached_property
     def has_waits(self) -> bool:
         return any(isinstance(node, LLMNode) and node.wait for node in self.nodes)
 

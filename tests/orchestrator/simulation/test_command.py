@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from engine.costs import EngineProfile, profile, save
 from orchestrator.cli import app
 from orchestrator.simulation.synthetic import agents
-from orchestrator.simulation.trace import LLMNode, TraceProgram
+from orchestrator.simulation.trace import LLMNode, Piece, TraceProgram
 from tests.orchestrator.simulation.made_up import chats
 
 T = TypeVar("T")
@@ -100,6 +100,15 @@ def test_a_trace_that_cannot_run_is_told_as_failed(tmp_path: Path, card: Path) -
     assert json.loads(out.read_text())[0]["completion_s"]["mean"] is None and picture.is_file()
     code, text, _ = run(trace, "--engine", card, "--sweep", "--policy", "fcfs", "--load", 1, "--plot", picture)
     assert code == 0
+
+
+@pytest.mark.parametrize("sweep", [(), ("--sweep", "--policy", "fcfs", "--retention", "lru", "--load", "1")])
+def test_outputs_that_are_cut_are_told(sweep: tuple[str, ...], tmp_path: Path, card: Path) -> None:
+    node = LLMNode("0", (), (Piece("p", 0, 9),), 65_600)
+    trace = written([TraceProgram("p", "flow", 0.0, (node,)), *chats(1)], tmp_path / "t.jsonl")
+    code, text, _ = run(trace, "--engine", card, *(sweep or ("--as-traced",)))
+    assert code == 0
+    assert "LLM calls ended before their traced output did: a call generates at most 65,536 tokens" in text
 
 
 @pytest.mark.parametrize(

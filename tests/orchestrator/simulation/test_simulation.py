@@ -117,7 +117,7 @@ def test_engines_that_crash_lose_time_but_no_program() -> None:
     faults = Faults(crash_every_s=8.0, restart_s=1.0, slow_share=0.3, slow_factor=4.0)
     rough = simulate(trace, engine=CARD, seed=1, scale=0.5, faults=faults)
     check(rough, 8)
-    assert rough.mean_s > calm.mean_s
+    assert rough.mean_s > calm.mean_s and rough.cut_calls == 0
     again = simulate(trace, engine=CARD, seed=1, scale=0.5, faults=faults)
     assert again.document() == rough.document()
     with pytest.raises(ValueError, match="slow_share"):
@@ -168,6 +168,16 @@ def test_a_program_that_cannot_run_has_failed(online: bool) -> None:
     none = simulate([never], engine="h200-8b", drawn=False)
     assert set(none.summary()["completion_s"].values()) == {None} and none.mean_s == none.quantile_s(0.5) == math.inf
     assert "<svg" in distributions([("none", none)])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "made"), [(100, 65_536, 65_536), (100, 70_000, 65_536), (262_000, 200, 144)]
+)
+def test_outputs_that_are_cut_are_counted(prompt: int, output: int, made: int) -> None:
+    node = LLMNode("0", (), (Piece("p", 0, prompt),), output)
+    report = simulate([TraceProgram("p", "flow", 0.0, (node,))], engine="h200-8b", drawn=False)
+    assert [call.output_tokens for call in report.programs[0].calls] == [made]
+    assert report.summary().get("cut_calls", 0) == report.cut_calls == (made < output)
 
 
 def test_unknown_names_are_told() -> None:
