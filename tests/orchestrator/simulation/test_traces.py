@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.clock import LoopClock
 from orchestrator.journal import Accepted, Ended, RunFacts, SqliteJournal, Written
-from orchestrator.simulation import TraceError, TraceProgram, read
+from orchestrator.simulation import TraceError, TraceProgram, read, simulate
 from orchestrator.simulation.importers import load_traces, recognise
 from orchestrator.simulation.synthetic import agents
 from orchestrator.simulation.trace import LLMNode, ToolNode, parse
@@ -228,12 +228,27 @@ def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:
         load_traces([path])
 
 
-def test_two_files_may_use_the_same_names(tmp_path: Path) -> None:
+def test_files_may_use_the_same_names(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "other/b.jsonl", "third/b.jsonl")]
+    prompt = [["t", 0, 8], ["p", 0, 4], ["p/a.out", 0, 3], ["pp", 0, 1]]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(node(2, prompt=prompt)))
+    found: list[TraceProgram] = load_traces(paths)
+    names = ["p", "b.jsonl/p", "b.jsonl.2/p", "b.jsonl.3/p"]
+    assert [program.program for program in found] == names
+    for program, name in zip(found, names, strict=True):
+        *_, last = program.llm_nodes
+        assert [piece.stream for piece in last.prompt] == ["t", name, f"{name}/a.out", "pp"]
+    assert load_traces(paths[:1]) == found[:1]
+
+
+def test_files_with_the_same_names_share_no_private_prompts(tmp_path: Path) -> None:
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for path in paths:
-        path.write_text(json.dumps(document()))
-    found: list[TraceProgram] = load_traces(paths)
-    assert [program.program for program in found] == ["p", "b.jsonl/p"]
+        path.write_text(json.dumps(node(0, prompt=[["p", 0, 400]])))
+    report = simulate(load_traces(paths), drawn=False)
+    assert [program.calls[0].cached_tokens for program in report.programs] == [0, 0]
 
 
 async def test_a_servers_journal_tells_what_its_programs_did(tmp_path: Path) -> None:
