@@ -37,7 +37,7 @@ def read_journal(path: Path) -> list[TraceProgram]:
     programs: list[TraceProgram] = []
     shared: dict[str, int] = {}
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0.0)) as db:
             for name, rows in groupby(db.execute(_QUERY), key=itemgetter(0)):
                 made = _Program(name, shared)
                 for row in rows:
@@ -45,6 +45,9 @@ def read_journal(path: Path) -> list[TraceProgram]:
                 if (program := made.program()) is not None:
                     programs.append(program)
     except (sqlite3.Error, ValueError, KeyError, TypeError) as fault:
+        if isinstance(fault, sqlite3.OperationalError) and "database is locked" in str(fault):
+            why = "a server has it open: stop the server first, or give a journal that no server writes to"
+            raise TraceError(f"{path.name}: {why}") from None
         raise TraceError(f"{path.name}: is no journal of tenuto: {fault}") from None
     start_s = min((program.arrival for program in programs), default=0.0)
     return [_shifted(program, start_s) for program in programs]

@@ -228,6 +228,19 @@ def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:
         load_traces([path])
 
 
+async def test_a_journal_that_a_server_has_open_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path, clock=LoopClock())
+    await journal.open(lambda fault: None)
+    try:
+        with pytest.raises(TraceError, match=r"^journal\.db: a server has it open"):
+            load_traces([path])
+    finally:
+        await journal.close()
+    with pytest.raises(TraceError, match="the trace has no programs"):
+        load_traces([path])
+
+
 def test_files_may_use_the_same_names(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "other/b.jsonl", "third/b.jsonl")]
     prompt = [["t", 0, 8], ["p", 0, 4], ["p/a.out", 0, 3], ["pp", 0, 1]]
