@@ -197,8 +197,8 @@ def _line(error: ErrorDetails, flags: Mapping[str, Any], file_values: Mapping[st
         message = f"is no setting; {_nearest(loc[-1], known)}"
     exact, section = ENV_PREFIX + "__".join(loc).upper(), ENV_PREFIX + loc[0].upper()
     variables = sorted(name for name in os.environ if name == section or name.startswith(f"{exact}__"))
-    if loc[0] in flags:
-        source = f"flag --{loc[0].replace('_', '-')}"
+    if given := _flags_of(loc, flags):
+        source = ", ".join(f"flag --{flag}" for flag in given)
     elif exact in os.environ or variables:
         source = exact if exact in os.environ else ", ".join(variables)
     elif loc[0] in file_values:
@@ -208,6 +208,19 @@ def _line(error: ErrorDetails, flags: Mapping[str, Any], file_values: Mapping[st
     value = error["input"]
     shown = "" if isinstance(value, dict | list) else f" = {value!r}"
     return f"{key}{shown} ({source}): {message.rstrip('.')}. Correct it there, or remove it for the default"
+
+
+_FLAGS = {"semantic_cache.mode": "cache", "semantic_cache.directory": "cache-dir"}
+"""Flags of settings within a section that are not named after their setting."""
+
+
+def _flags_of(loc: list[str], flags: Mapping[str, Any]) -> list[str]:
+    """The flags that gave a setting, as they are typed."""
+    section = flags.get(loc[0])
+    if not isinstance(section, Mapping):
+        return [loc[0].replace("_", "-")] if loc[0] in flags else []
+    names = [name for name in section if name in loc[1:2] or len(loc) == 1]
+    return [_FLAGS.get(f"{loc[0]}.{name}", name.replace("_", "-")) for name in names]
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

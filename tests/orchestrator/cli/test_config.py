@@ -84,6 +84,17 @@ def test_errors_name_where_the_value_was_given(monkeypatch: pytest.MonkeyPatch) 
     assert variable.startswith("limits.workers = 'abc' (TENUTO_LIMITS__WORKERS): ")
 
 
+def test_flags_of_a_section_are_named_as_they_are_typed() -> None:
+    write("[semantic_cache]\nentries = 0")
+    cache = {"mode": "wat", "directory": 3}
+    with pytest.raises(ConfigError) as caught:
+        load(semantic_cache=cache, engine={"compile": "so"})
+    told = {line.partition(" ")[0]: line for line in str(caught.value).splitlines()}
+    assert told["semantic_cache.mode"].startswith("semantic_cache.mode = 'wat' (flag --cache): ")
+    assert "(flag --cache-dir)" in told["semantic_cache.directory"] and "(flag --compile)" in told["engine.compile"]
+    assert "(tenuto.toml)" in told["semantic_cache.entries"]
+
+
 def test_variables_may_hold_json_and_empty_ones_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     _, kept = make_key("acme", bytes(28))
     keys = [{"prefix": kept.prefix, "sha256": kept.sha256, "tenant": "acme"}]

@@ -124,6 +124,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], "host = '0.0.0.0': other machines could use this server without a key"),
         (["--port", "99999"], "port = 99999 (flag --port)"),
         (["--policy", "fifo"], "policy = 'fifo'"),
+        (["--cache", "wat"], "semantic_cache.mode = 'wat' (flag --cache): "),
         (["--config", "none.toml"], "none.toml: cannot be read"),
         (["--log-level", "loud"], "--log-level 'loud'"),
     ],
