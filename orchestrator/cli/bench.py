@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Model, fail
+from orchestrator.cli.options import Model, check_output, fail
 
 if TYPE_CHECKING:
     from engine.config import EngineConfig
@@ -35,6 +35,7 @@ def bench(
 
     if not fit:
         fail("say what to measure: --fit")
+    check_output(out, "--out")
     try:
         source = model_source(model or "bundled")
         if source is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Config = Annotated[
     Path | None, typer.Option("--config", envvar="TENUTO_CONFIG", help="Settings file. Default: tenuto.toml here.")
@@ -26,3 +30,23 @@ def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
     for line in message.splitlines():
         print(f"tenuto: {line}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def refused(fault: ValidationError) -> str:
+    """What a model says of the values it was given, one line a fault."""
+    return "\n".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in fault.errors())
+
+
+def check_output(path: Path | None, option: str) -> None:
+    """End the command if no file can be written there: before the work whose outcome it is for."""
+    if path is None:
+        return
+    try:
+        if path.is_dir():
+            fail(f"{option} {path}: is a folder")
+        if not path.parent.is_dir():
+            fail(f"{option} {path}: there is no folder {path.parent}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            fail(f"{option} {path}: may not be written")
+    except OSError as fault:
+        fail(f"{option} {path}: {fault.strerror}")

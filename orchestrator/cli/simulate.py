@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import fail
+from orchestrator.cli.options import check_output, fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.simulation.sweep import Setting, Slo, SweepPoint
 
 _LOADS = (0.5, 1.0, 2.0, 4.0)
+_MOST_HOST_GB = 10_000.0
 
 
 def simulate(
@@ -34,9 +35,7 @@ def simulate(
     ] = None,
     load: Annotated[
         list[float] | None,
-        typer.Option(
-            "--load", min=0.0, help="Peak private KV of live programs over memory. Default: arrivals as traced."
-        ),
+        typer.Option("--load", help="Peak private KV of live programs over memory. Default: arrivals as traced."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Draws programs and arrivals.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="So many seeds, from --seed on.")] = 1,
@@ -71,6 +70,13 @@ def simulate(
     from orchestrator.simulation.importers import load_traces
     from orchestrator.simulation.sweep import Slo
 
+    for given in load or ():
+        if not 0 < given < math.inf:
+            fail(f"--load: must be a number above 0, got {given:g}")
+    if host_gb is not None and host_gb > _MOST_HOST_GB:
+        fail(f"--host-gb: must be at most {_MOST_HOST_GB:,.0f}, got {host_gb:g}")
+    check_output(json_file, "--json")
+    check_output(plot, "--plot")
     try:
         card = profile(engine)
         trace = load_traces(traces, format)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import fail
+from orchestrator.cli.options import check_output, fail
 
 if TYPE_CHECKING:
     from tenuto.wire import Timeline
@@ -40,6 +40,7 @@ def trace(
     """Draw a program's timeline: every call's seconds by cause, and the calls that its end waited for."""
     from tenuto import Client, TenutoError
 
+    check_output(out, "--out")
     try:
         with Client(url, api_key=os.environ.get("TENUTO_API_KEY")) as client:
             if program == "last":

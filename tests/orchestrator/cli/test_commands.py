@@ -91,6 +91,11 @@ def test_doctor_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (code, found["settings"]["verdict"]) == (1, "failed")
 
 
+def test_bench_tells_before_it_measures_that_its_file_cannot_be_written() -> None:
+    ended = CliRunner().invoke(app, ["bench", "--fit", "--out", "/no/dir/x.json"])
+    assert (ended.exit_code, ended.output) == (2, "tenuto: --out /no/dir/x.json: there is no folder /no/dir\n")
+
+
 def test_run_runs_a_workflow_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "flow.py").write_text(FLOW)
     ended = tenuto("run", "flow.py:doubled", "-i", "number=21", "-i", "label=7", "--model", "none", cwd=tmp_path)

@@ -54,6 +54,12 @@ def test_other_formats_go_to_a_file(url: str, tmp_path: Path) -> None:
     assert json.loads(text)["critical_path"] == ["look"]
 
 
+@pytest.mark.parametrize("format", ["svg", "gantt"])
+def test_a_file_that_cannot_be_written_is_told_first(format: str) -> None:
+    told = "tenuto: --out /no/dir/x.svg: there is no folder /no/dir\n"
+    assert invoke("last", "--format", format, "-o", "/no/dir/x.svg") == (2, told)
+
+
 def test_what_is_not_there_is_said(url: str) -> None:
     code, text = invoke("prog_nothing", url=url)
     assert code == 1 and "prog_nothing" in text and "Traceback" not in text

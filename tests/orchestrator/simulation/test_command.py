@@ -121,6 +121,13 @@ def test_outputs_that_are_cut_are_told(sweep: tuple[str, ...], tmp_path: Path, c
         (("good.jsonl", "--retention", "luck"), "no retention rule 'luck'"),
         (("good.jsonl", "--format", "xml"), "no trace format 'xml'"),
         (("good.jsonl", "--load", "1", "--load", "2"), "--load: give one"),
+        (("good.jsonl", "--load", "0"), "--load: must be a number above 0, got 0"),
+        (("good.jsonl", "--sweep", "--load", "1", "--load", "inf"), "--load: must be a number above 0, got inf"),
+        (("good.jsonl", "--load", "nan"), "--load: must be a number above 0, got nan"),
+        (("good.jsonl", "--host-gb", "inf"), "--host-gb: must be at most 10,000, got inf"),
+        (("good.jsonl", "--json", "/no/dir/x.json"), "--json /no/dir/x.json: there is no folder /no/dir"),
+        (("good.jsonl", "--sweep", "--plot", "/no/dir/x.svg"), "--plot /no/dir/x.svg: there is no folder /no/dir"),
+        (("good.jsonl", "--json", "/"), "--json /: is a folder"),
     ],
 )
 def test_faults_are_told_in_a_line(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
