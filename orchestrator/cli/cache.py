@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import fail
+from orchestrator.cli.options import fail, refused
 
 if TYPE_CHECKING:
     from tenuto import Client
@@ -136,12 +136,16 @@ def import_(file: Annotated[Path, typer.Argument(help="What an export wrote.")],
 
 @contextmanager
 def _client(url: str | None) -> Iterator[Client]:
-    """A client; what the server refuses ends the command, in a line."""
+    """A client; what it or the server refuses ends the command, in a line."""
+    from pydantic import ValidationError
+
     from tenuto import Client, TenutoError
 
     try:
         with Client(url, api_key=os.environ.get("TENUTO_API_KEY"), retries=0) as client:
             yield client
+    except ValidationError as fault:
+        fail(refused(fault))
     except TenutoError as fault:
         fail(str(fault), code=1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import fail
+from orchestrator.cli.options import fail, refused
 from orchestrator.cli.run import workflow_of
 
 
@@ -20,6 +20,8 @@ def publish(
     toolset: Annotated[str | None, typer.Option("--toolset", help="Whose workers will run its tools.")] = None,
 ) -> None:
     """Register a workflow that awaits nothing; its arguments become the inputs of its programs."""
+    from pydantic import ValidationError
+
     from tenuto import Client, TenutoError
 
     workflow = workflow_of(target)
@@ -29,6 +31,11 @@ def publish(
             view = client.publish(name or workflow.name, definition)
     except TypeError as fault:  # the function needs the value of an argument
         fail(f"{workflow.name} is no graph over its arguments: {fault}", code=1)
+    except ValidationError as fault:
+        if fault.title != "WorkflowDefinition":  # a model of the file's own
+            raise
+        no_call = any(error["loc"] == ("calls",) for error in fault.errors())
+        fail(f"{workflow.name} cannot be published: {'it makes no call' if no_call else refused(fault)}")
     except TenutoError as fault:
         fail(f"{type(fault).__name__}: {fault}", code=1)
     print(f"{view.name}({', '.join(definition.inputs)}): {len(definition.calls)} calls")

@@ -58,6 +58,12 @@ def test_the_cache_is_looked_after_from_the_shell(tmp_path: Path) -> None:
         run("tune", "--labels", str(tmp_path / "absent"), exit_code=2)
 
 
+def test_arguments_that_no_request_can_hold_are_told_in_a_line() -> None:
+    for arguments, told in ((("bump", ""), "tag"), (("explain", "prog_a", ""), "call")):
+        result = CliRunner().invoke(app, ["cache", *arguments])
+        assert (result.exit_code, result.output) == (2, f"tenuto: {told}: String should have at least 1 character\n")
+
+
 def test_an_operators_key_says_so() -> None:
     result = CliRunner().invoke(app, ["key", "--tenant", "acme", "--operator"])
     (kept,) = tomllib.loads(result.stdout)["api_keys"]

@@ -28,6 +28,10 @@ async def awaits(word: str) -> int:
     return await look(word)
 
 @workflow
+async def lit(word: str) -> str:
+    return word
+
+@workflow
 async def counts(word: str) -> int:
     return look(word * 2)
 '''
@@ -50,3 +54,12 @@ def test_a_workflow_is_kept(tmp_path: Path) -> None:
             result = runner.invoke(app, ["publish", f"{file}:{name}", *to])
             assert result.exit_code == 1 and why in result.output
         assert len(client.workflows()) == 1
+
+
+def test_what_makes_no_call_is_told_in_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "flows.py"
+    file.write_text(FLOWS)
+    result = runner.invoke(app, ["publish", f"{file}:lit"])
+    assert (result.exit_code, result.output) == (2, "tenuto: lit cannot be published: it makes no call\n")
+    result = runner.invoke(app, ["publish", f"{file}:measure", "--toolset", "x" * 201])
+    assert result.exit_code == 2 and result.output.startswith("tenuto: measure cannot be published: toolset: ")
