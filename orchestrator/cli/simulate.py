@@ -70,6 +70,8 @@ def simulate(
     from orchestrator.simulation.importers import load_traces
     from orchestrator.simulation.sweep import Slo
 
+    if as_traced and programs is not None:
+        fail("--as-traced draws nothing: leave --programs out, or draw so many without it")
     for given in load or ():
         if not 0 < given < math.inf:
             fail(f"--load: must be a number above 0, got {given:g}")

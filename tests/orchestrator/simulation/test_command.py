@@ -128,6 +128,7 @@ def test_outputs_that_are_cut_are_told(sweep: tuple[str, ...], tmp_path: Path, c
         (("good.jsonl", "--json", "/no/dir/x.json"), "--json /no/dir/x.json: there is no folder /no/dir"),
         (("good.jsonl", "--sweep", "--plot", "/no/dir/x.svg"), "--plot /no/dir/x.svg: there is no folder /no/dir"),
         (("good.jsonl", "--json", "/"), "--json /: is a folder"),
+        (("good.jsonl", "--as-traced", "--programs", "5"), "--as-traced draws nothing: leave --programs out"),
     ],
 )
 def test_faults_are_told_in_a_line(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
