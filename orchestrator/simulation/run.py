@@ -25,6 +25,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.scheduling import Policy, make_policy
 from orchestrator.simulation.client import Clients, Tools
 from orchestrator.simulation.faults import NO_FAULTS, CrashingEngine, Faults
+from orchestrator.simulation.fields import bounded
 from orchestrator.simulation.report import LeaseMeter, ProgramOutcome, Report, outcome
 from orchestrator.simulation.trace import TraceProgram
 from orchestrator.simulation.workload import (
@@ -76,7 +77,11 @@ class Simulation:
         library: Library | None = None,
         policy: Policy | None = None,
     ) -> None:
-        """`policy`: instead of the scenario's, one that is not known by name."""
+        """`policy`: instead of the scenario's, one that is not known by name.
+
+        Raises TraceError if programs would arrive for longer than virtual time goes.
+        """
+        bounded(max((p.arrival for p in programs), default=0.0), "the last arrival, as programs were drawn and scaled")
         self._policy = policy or make_policy(scenario.policy)
         self._programs, self._scenario, self._scale = programs, scenario, scale
         self._library = library or Library()

@@ -5,14 +5,16 @@ Owns what a valid trace is. Knows nothing of engines or time.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.simulation.fields import Fields, parsed
 from orchestrator.simulation.lines import TraceError, lines
+
+MAX_DEADLINE_S = 7 * 86_400
+"""What a client may ask for."""
 
 
 class Piece(NamedTuple):
@@ -96,15 +98,9 @@ def read(paths: Iterable[Path]) -> list[TraceProgram]:
 
 def parse(line: str, where: str = "line") -> TraceProgram:
     """One line. Raises TraceError; `where` begins its message."""
-    try:
-        document = json.loads(line)
-    except ValueError as fault:
-        raise TraceError(f"{where}: is no JSON: {fault}") from None
-    if not isinstance(document, dict):
-        raise TraceError(f"{where}: expected an object, got {type(document).__name__}")
-    fields = _Fields(document, where, "")
-    if fields.get("v", int) != 1:
-        raise TraceError(f"{where}: v: only version 1 is known, got {document.get('v')!r}")
+    fields = parsed(line, where)
+    if (version := fields.get("v", int)) != 1:
+        raise TraceError(f"{where}: v: only version 1 is known, got {version!r}")
     name = fields.get("program", str)
     nodes: list[Node] = []
     seen: set[str] = set()
@@ -118,12 +114,12 @@ def parse(line: str, where: str = "line") -> TraceProgram:
         seen.add(node.id)
         nodes.append(node)
     deadline = fields.optional("deadline", float)
-    if deadline is not None and deadline <= 0:
-        raise TraceError(f"{where}: deadline: must be positive, got {deadline!r}")
+    if deadline is not None and not 0 < deadline <= MAX_DEADLINE_S:
+        raise TraceError(f"{where}: deadline: must be positive and at most {MAX_DEADLINE_S:,} s, got {deadline!r}")
     return TraceProgram(
         program=name,
         workflow=fields.get("workflow", str),
-        arrival=fields.at_least("arrival", 0.0),
+        arrival=fields.seconds("arrival"),
         nodes=tuple(nodes),
         tenant=fields.optional("tenant", str) or "default",
         deadline=deadline,
@@ -135,23 +131,20 @@ def parse(line: str, where: str = "line") -> TraceProgram:
 def _node(item: Any, where: str, place: str, seen: set[str]) -> Node:
     if not isinstance(item, dict):
         raise TraceError(f"{where}: {place}: expected an object, got {type(item).__name__}")
-    fields = _Fields(item, where, place + ".")
+    fields = Fields(item, where, place + ".")
     id, kind = fields.get("id", str), fields.get("kind", str)
     after = fields.get("after", list)
     for name in after:
         if name not in seen:
             raise TraceError(f"{where}: {place}.after: {name!r} is no earlier node of this program")
     if kind == "tool":
-        duration = fields.at_least("duration", 0.0)
+        duration = fields.seconds("duration")
         return ToolNode(id, tuple(after), fields.get("name", str), duration, bool(fields.optional("failed", bool)))
     if kind != "llm":
         raise TraceError(f"{where}: {place}.kind: expected 'llm' or 'tool', got {kind!r}")
     output = fields.get("output", int)
     if output < 1:
         raise TraceError(f"{where}: {place}.output: must be at least 1, got {output}")
-    wait = fields.optional("wait", float)
-    if wait is not None and not 0 <= wait < math.inf:
-        raise TraceError(f"{where}: {place}.wait: must be a number of seconds from 0, got {wait!r}")
     return LLMNode(
         id,
         tuple(after),
@@ -160,7 +153,7 @@ def _node(item: Any, where: str, place: str, seen: set[str]) -> Node:
         fields.optional("stage", str) or "",
         fields.optional("model", str) or "",
         fields.optional("first_token_by", float),
-        wait or 0.0,
+        0.0 if item.get("wait") is None else fields.seconds("wait"),
     )
 
 
@@ -179,29 +172,3 @@ def _pieces(prompt: list[Any], where: str, place: str) -> tuple[Piece, ...]:
     if not pieces:
         raise TraceError(f"{where}: {place}: a prompt needs at least one token")
     return tuple(pieces)
-
-
-class _Fields:
-    """Typed access to an object of a trace, with located faults."""
-
-    def __init__(self, item: Mapping[str, Any], where: str, prefix: str) -> None:
-        self._item, self._where, self._prefix = item, where, prefix
-
-    def get(self, name: str, kind: type) -> Any:
-        if name not in self._item:
-            raise TraceError(f"{self._where}: {self._prefix}{name}: is missing")
-        value = self._item[name]
-        if kind is float and type(value) is int:
-            return float(value)
-        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
-            raise TraceError(f"{self._where}: {self._prefix}{name}: expected {kind.__name__}, got {value!r}")
-        return value
-
-    def optional(self, name: str, kind: type) -> Any:
-        return None if self._item.get(name) is None else self.get(name, kind)
-
-    def at_least(self, name: str, least: float) -> float:
-        value: float = self.get(name, float)
-        if value < least:
-            raise TraceError(f"{self._where}: {self._prefix}{name}: must be at least {least:g}, got {value!r}")
-        return value

@@ -10,6 +10,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
+from orchestrator.simulation.fields import Fields, bounded
 from orchestrator.simulation.lines import TraceError, lines
 from orchestrator.simulation.trace import LLMNode, Piece, TraceProgram
 
@@ -18,25 +19,35 @@ _FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
 def read_azure(path: Path) -> list[TraceProgram]:
-    """Raises TraceError, with the line."""
+    """Raises TraceError, with line and field."""
     rows = lines(path)
     _, header = next(rows, (0, ""))
-    names = next(csv.reader([header]), [])
+    names = _cells(header, f"{path.name}:1")
     if [name.strip().lstrip("\ufeff") for name in names[:3]] != list(_COLUMNS):
         raise TraceError(f"{path.name}:1: expected the columns {', '.join(_COLUMNS)}, got {header.strip()!r}")
     programs: list[TraceProgram] = []
     start: datetime | None = None
     for number, line in rows:
+        where = f"{path.name}:{number}"
+        row = Fields(dict(zip(_COLUMNS, _cells(line, where), strict=False)), where)
+        at = row.get("TIMESTAMP", str).strip()
         try:
-            at, tokens, output = next(csv.reader([line]))[:3]
-            when = datetime.fromisoformat(_FRACTION.sub(r"\1", at.strip()))
-            prompt, generated = int(tokens), int(output)
+            when = datetime.fromisoformat(_FRACTION.sub(r"\1", at))
         except ValueError as fault:
-            raise TraceError(f"{path.name}:{number}: expected a time and two counts: {fault}") from None
-        if prompt < 1:
-            raise TraceError(f"{path.name}:{number}: ContextTokens: must be at least 1, got {prompt}")
+            raise TraceError(f"{where}: TIMESTAMP: {fault}") from None
         start = start or when
+        if (when.tzinfo is None) != (start.tzinfo is None):
+            raise TraceError(f"{where}: TIMESTAMP: time zones must be in all rows or in none, got {at!r}")
+        arrival = bounded(max((when - start).total_seconds(), 0.0), f"{where}: TIMESTAMP")
+        prompt, generated = row.whole("ContextTokens", 1), row.whole("GeneratedTokens", 0)
         name = f"azure-{number}"
         node = LLMNode("0", (), (Piece(name, 0, prompt),), max(generated, 1), "request")
-        programs.append(TraceProgram(name, path.name.split(".")[0], max((when - start).total_seconds(), 0.0), (node,)))
+        programs.append(TraceProgram(name, path.name.split(".")[0], arrival, (node,)))
     return programs
+
+
+def _cells(line: str, where: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error as fault:
+        raise TraceError(f"{where}: {fault}") from None

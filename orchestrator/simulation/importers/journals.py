@@ -21,6 +21,7 @@ from pathlib import Path
 from dag.reads import reads
 from orchestrator.journal import Accepted, Extended, Record, Written
 from orchestrator.journal.records import Row, decode
+from orchestrator.simulation.fields import bounded
 from orchestrator.simulation.lines import TraceError
 from orchestrator.simulation.trace import LLMNode, Node, Piece, ToolNode, TraceProgram
 from tenuto.wire import Call, FunctionCall, LLMCall, ProgramStatus, TextPart
@@ -50,6 +51,8 @@ def read_journal(path: Path) -> list[TraceProgram]:
             raise TraceError(f"{path.name}: {why}") from None
         raise TraceError(f"{path.name}: is no journal of tenuto: {fault}") from None
     start_s = min((program.arrival for program in programs), default=0.0)
+    for program in programs:
+        bounded(program.arrival - start_s, f"{path.name}: program {program.program!r}: accepted after the first one")
     return [_shifted(program, start_s) for program in programs]
 
 

@@ -7,9 +7,9 @@ they became.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from orchestrator.simulation.fields import parsed, whole
 from orchestrator.simulation.lines import TraceError, lines
 from orchestrator.simulation.trace import LLMNode, Piece, TraceProgram
 
@@ -17,19 +17,17 @@ _BLOCK = 512
 
 
 def read_mooncake(path: Path) -> list[TraceProgram]:
-    """Raises TraceError, with the line."""
+    """Raises TraceError, with line and field."""
     programs: list[TraceProgram] = []
     for number, line in lines(path):
         where = f"{path.name}:{number}"
-        try:
-            request = json.loads(line)
-            at_s = float(request["timestamp"]) / 1000
-            tokens, output = int(request["input_length"]), int(request["output_length"])
-            hashes = [int(block) for block in request["hash_ids"]]
-        except (ValueError, KeyError, TypeError) as fault:
-            expected = "timestamp, input_length, output_length and hash_ids"
-            raise TraceError(f"{where}: expected {expected}: {type(fault).__name__}: {fault}") from None
-        if tokens < 1 or output < 0 or at_s < 0 or not (len(hashes) - 1) * _BLOCK < tokens <= len(hashes) * _BLOCK:
+        request = parsed(line, where)
+        at_s = request.seconds("timestamp", unit=0.001)
+        tokens, output = request.whole("input_length", 1), request.whole("output_length", 0)
+        hashes = [
+            whole(block, 0, f"{where}: hash_ids[{place}]") for place, block in enumerate(request.get("hash_ids", list))
+        ]
+        if not (len(hashes) - 1) * _BLOCK < tokens <= len(hashes) * _BLOCK:
             raise TraceError(f"{where}: {tokens} tokens do not fit {len(hashes)} blocks of {_BLOCK}")
         pieces = tuple(
             Piece(f"mooncake:{block}", 0, min(_BLOCK, tokens - place * _BLOCK)) for place, block in enumerate(hashes)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.simulation.fields import Fields, bounded, whole
 from orchestrator.simulation.lines import TraceError, lines
 from orchestrator.simulation.trace import LLMNode, Node, Piece, ToolNode, TraceProgram
 from orchestrator.telemetry import names
@@ -23,21 +24,23 @@ _GENERATIONS = frozenset({"chat", "text_completion", "generate_content"})
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """A generation or a tool run."""
+    """A generation or a tool run. `place`: where its fields are, for messages."""
 
     id: str
     parent: str
     start_s: float
     end_s: float
     attributes: Mapping[str, Any]
+    place: str
 
     def count(self, name: str) -> int:
-        value = self.attributes.get(name, 0)
-        return int(value) if isinstance(value, int | float | str) and str(value).isdigit() else 0
+        """Tokens; 0 if it does not say how many. Raises TraceError."""
+        value = self.attributes.get(name)
+        return 0 if value is None else whole(value, 0, f"{self.place}{name}")
 
 
 def read_otel(path: Path) -> list[TraceProgram]:
-    """Raises TraceError, with the line."""
+    """Raises TraceError, with line and field."""
     traces: dict[str, list[_Span]] = defaultdict(list)
     workflows: dict[str, str] = {}
     for where, document in _documents(path):
@@ -49,7 +52,11 @@ def read_otel(path: Path) -> list[TraceProgram]:
                 workflows[trace] = str(name)
     if not traces:
         raise TraceError(f"{path.name}: has no spans of generations or tools (gen_ai.operation.name)")
-    start_s = min(span.start_s for spans in traces.values() for span in spans)
+    listed = [span for spans in traces.values() for span in spans]
+    start_s = min(span.start_s for span in listed)
+    for span in listed:
+        bounded(span.start_s - start_s, f"{span.place}startTimeUnixNano: after the first span")
+        bounded(span.end_s - span.start_s, f"{span.place}endTimeUnixNano: after its start")
     return [
         _program(trace, workflows.get(trace, "otel"), sorted(spans, key=lambda s: (s.start_s, s.id)), start_s)
         for trace, spans in traces.items()
@@ -62,13 +69,13 @@ def _documents(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         for number, line in rows:
             yield f"{path.name}:{number}", json.loads(line)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         if number != rows[0][0]:
             raise TraceError(f"{path.name}:{number}: is no JSON: {fault}") from None
         try:
             yield path.name, json.loads("".join(line for _, line in rows))
-        except ValueError as whole:
-            raise TraceError(f"{path.name}: is no JSON: {whole}") from None
+        except (ValueError, RecursionError) as again:
+            raise TraceError(f"{path.name}: is no JSON: {again}") from None
 
 
 def _spans(document: Any, where: str) -> Iterator[tuple[str, str, _Span]]:
@@ -76,21 +83,26 @@ def _spans(document: Any, where: str) -> Iterator[tuple[str, str, _Span]]:
     documents = document if isinstance(document, list) else [document]
     try:
         for part in documents:
-            for resource in part.get("resourceSpans", ()):
-                for scope in resource.get("scopeSpans", ()):
-                    for span in scope.get("spans", ()):
+            for r, resource in enumerate(part.get("resourceSpans", ())):
+                for s, scope in enumerate(resource.get("scopeSpans", ())):
+                    for n, span in enumerate(scope.get("spans", ())):
                         attributes = _attributes(span.get("attributes", ()))
+                        prefix = f"resourceSpans[{r}].scopeSpans[{s}].spans[{n}]."
+                        fields = Fields(span, where, prefix)
                         yield (
-                            span["traceId"],
+                            fields.get("traceId", str),
                             str(attributes.get(names.OPERATION, "")),
                             _Span(
-                                span["spanId"],
-                                span.get("parentSpanId", ""),
-                                int(span["startTimeUnixNano"]) / 1e9,
-                                int(span["endTimeUnixNano"]) / 1e9,
+                                fields.get("spanId", str),
+                                fields.optional("parentSpanId", str) or "",
+                                fields.whole("startTimeUnixNano", 0) / 1e9,
+                                fields.whole("endTimeUnixNano", 0) / 1e9,
                                 attributes,
+                                f"{where}: {prefix}",
                             ),
                         )
+    except TraceError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise TraceError(f"{where}: is no OTLP JSON: {type(fault).__name__}: {fault}") from None
 

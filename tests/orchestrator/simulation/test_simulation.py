@@ -11,7 +11,7 @@ import pytest
 from engine.costs import EngineProfile
 from orchestrator.retention import UnknownRule
 from orchestrator.scheduling import UnknownPolicy
-from orchestrator.simulation import Faults, Report, TraceProgram, simulate
+from orchestrator.simulation import Faults, Report, TraceError, TraceProgram, simulate
 from orchestrator.simulation.plot import curves, distributions
 from orchestrator.simulation.sweep import Setting, Slo, best, breaking_load, run_jobs, sweep
 from orchestrator.simulation.synthetic import agents
@@ -178,6 +178,13 @@ def test_outputs_that_are_cut_are_counted(prompt: int, output: int, made: int) -
     report = simulate([TraceProgram("p", "flow", 0.0, (node,))], engine="h200-8b", drawn=False)
     assert [call.output_tokens for call in report.programs[0].calls] == [made]
     assert report.summary().get("cut_calls", 0) == report.cut_calls == (made < output)
+
+
+def test_arrivals_go_on_as_long_as_virtual_time_can() -> None:
+    early, late = (replace(p, arrival=at) for p, at in zip(chats(2), (0.0, 15_000_000.0), strict=True))
+    check(simulate([early, late], engine=CARD, drawn=False), 2)
+    with pytest.raises(TraceError, match=r"the last arrival, .* must be at most 15,000,000 s"):
+        simulate([early, late], engine=CARD, programs=100)
 
 
 def test_unknown_names_are_told() -> None:

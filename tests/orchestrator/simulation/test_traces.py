@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -70,7 +71,13 @@ def test_a_line_becomes_a_program() -> None:
         (document(program=3), r":2: program: expected str, got 3"),
         (document(arrival=-1.0), r":2: arrival: must be at least 0"),
         (document(arrival=float("nan")), r":2: arrival: expected float, got nan"),
+        (document(arrival=1e308), r":2: arrival: must be at most 15,000,000 s \(173 days\), got 1e\+308 s"),
+        (document(arrival=10**400), r":2: arrival: expected float, got 1000"),
+        (node(1, duration=1e12), r":2: nodes\[1\]\.duration: must be at most 15,000,000 s"),
+        (node(2, wait=1e12), r":2: nodes\[2\]\.wait: must be at most 15,000,000 s"),
+        (node(2, wait=-1.0), r":2: nodes\[2\]\.wait: must be at least 0"),
         (document(deadline=0), r":2: deadline: must be positive"),
+        (document(deadline=1e308), r":2: deadline: must be positive and at most 604,800 s, got 1e\+308"),
         (document(nodes=[]), r":2: nodes: a program needs at least one"),
         (node(0, output=0), r":2: nodes\[0\]\.output: must be at least 1"),
         (node(0, prompt=[["t", 4, 4]]), r":2: nodes\[0\]\.prompt\[0\]: expected \[stream, start, end\]"),
@@ -165,6 +172,46 @@ def test_mooncake_blocks_are_shared_by_their_hashes(tmp_path: Path) -> None:
         load_traces([path])
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ('"input_length": 1e999', "input_length: must be a whole number from 1 below 2**64, got inf"),
+        ('"input_length": 2.5', "input_length: must be a whole number from 1 below 2**64, got 2.5"),
+        ('"output_length": -1', "output_length: must be a whole number from 0 below 2**64, got -1"),
+        ('"timestamp": NaN', "timestamp: expected float, got nan"),
+        ('"timestamp": -1', "timestamp: must be at least 0, got -1.0"),
+        ('"timestamp": 1e15', "timestamp: must be at most 15,000,000 s (173 days), got 1e+12 s"),
+        ('"hash_ids": [4, "x"]', "hash_ids[1]: must be a whole number from 0 below 2**64, got 'x'"),
+        ('"hash_ids": null', "hash_ids: expected list, got None"),
+    ],
+)
+def test_mooncake_faults_are_located(changes: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    row = '{"timestamp": 0, "input_length": 700, "output_length": 52, "hash_ids": [4, 9]'
+    path.write_text(f"{row}}}\n{row}, {changes}}}\n")
+    with pytest.raises(TraceError, match=f"^{re.escape(f'c.jsonl:2: {told}')}$"):
+        load_traces([path])
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("2023-11-16 18:17:04+00:00,110,27", "TIMESTAMP: time zones must be in all rows or in none"),
+        ("yesterday,110,27", "TIMESTAMP: Invalid isoformat string: 'yesterday'"),
+        ("2028-11-16 18:17:04,110,27", "TIMESTAMP: must be at most 15,000,000 s (173 days), got 1.57853e+08 s"),
+        ("2023-11-16 18:17:04,0,27", "ContextTokens: must be a whole number from 1 below 2**64, got '0'"),
+        ("2023-11-16 18:17:04,110,-5", "GeneratedTokens: must be a whole number from 0 below 2**64, got '-5'"),
+        ("2023-11-16 18:17:04,110", "GeneratedTokens: is missing"),
+        ("x" * 200_000, "field larger than field limit"),
+    ],
+)
+def test_azure_faults_are_located(row: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n{row}\n")
+    with pytest.raises(TraceError, match=f"^{re.escape(f'a.csv:3: {told}')}"):
+        load_traces([path])
+
+
 def test_azure_rows_are_calls(tmp_path: Path) -> None:
     path = tmp_path / "AzureLLMInferenceTrace_code.csv"
     head = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -217,6 +264,9 @@ def test_otel_spans_become_a_conversation_with_tools(tmp_path: Path) -> None:
     assert last.wait == pytest.approx(1.0) and tool.failed and tool.duration == pytest.approx(1.0)
     assert [piece.end - piece.start for piece in last.prompt] == [100, 20, 60]
     path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "t"}]}]}]}))
+    with pytest.raises(TraceError, match=r"spans\.json:1: resourceSpans\[0\]\.scopeSpans\[0\]\.spans\[0\]\.spanId: is"):
+        load_traces([path])
+    path.write_text(json.dumps({"resourceSpans": 5}))
     with pytest.raises(TraceError, match=r"spans\.json:1: is no OTLP JSON"):
         load_traces([path])
 
@@ -226,6 +276,44 @@ def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:
     path.write_text("nothing of the kind")
     with pytest.raises(TraceError, match=r"journal\.db: is no journal"):
         load_traces([path])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"spanId": ["q"]}, "spanId: expected str, got ['q']"),
+        ({"traceId": 5}, "traceId: expected str, got 5"),
+        ({"parentSpanId": 5}, "parentSpanId: expected str, got 5"),
+        ({"startTimeUnixNano": "soon"}, "startTimeUnixNano: must be a whole number from 0 below 2**64, got 'soon'"),
+        ({"endTimeUnixNano": 1e999}, "endTimeUnixNano: must be a whole number from 0 below 2**64, got inf"),
+        ({"startTimeUnixNano": 10**18}, "startTimeUnixNano: after the first span: must be at most 15,000,000 s"),
+        ({"endTimeUnixNano": 10**18}, "endTimeUnixNano: after its start: must be at most 15,000,000 s"),
+        ({"intValue": -5}, "gen_ai.usage.input_tokens: must be a whole number from 0 below 2**64, got -5"),
+        ({"doubleValue": 1e999}, "gen_ai.usage.input_tokens: must be a whole number from 0 below 2**64, got inf"),
+    ],
+)
+def test_otel_faults_are_located(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    path = tmp_path / "spans.jsonl"
+    good, bad = span("a", "chat", 10.0, 11.0), span("b", "chat", 12.0, 13.0)
+    value = {name: changes[name] for name in changes if name.endswith("Value")} or {"intValue": "7"}
+    bad["attributes"].append({"key": "gen_ai.usage.input_tokens", "value": value})
+    bad |= {name: changes[name] for name in changes if not name.endswith("Value")}
+    documents = [
+        {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]} for spans in ([good], [good | {"spanId": "c"}, bad])
+    ]
+    path.write_text("\n".join(map(json.dumps, documents)))
+    place = "spans.jsonl:2: resourceSpans[0].scopeSpans[0].spans[1]."
+    with pytest.raises(TraceError, match=f"^{re.escape(place + told)}"):
+        load_traces([path])
+
+
+def test_otel_counts_may_be_doubles(tmp_path: Path) -> None:
+    one = span("a", "chat", 10.0, 11.0)
+    one["attributes"].append({"key": "gen_ai.usage.input_tokens", "value": {"doubleValue": 70.0}})
+    path = tmp_path / "spans.json"
+    path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [one]}]}]}))
+    (program,) = load_traces([path])
+    assert next(program.llm_nodes).prompt_tokens == 70
 
 
 async def test_a_journal_that_a_server_has_open_is_told(tmp_path: Path) -> None:
@@ -238,6 +326,23 @@ async def test_a_journal_that_a_server_has_open_is_told(tmp_path: Path) -> None:
     finally:
         await journal.close()
     with pytest.raises(TraceError, match="the trace has no programs"):
+        load_traces([path])
+
+
+async def test_a_journal_of_a_year_is_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path, clock=LoopClock())
+    await journal.open(lambda fault: None)
+    call = LLMCall(id="ask", messages=(Message(role="user", parts=(TextPart(text="x"),)),))
+    body = ProgramSubmission(workflow="flow", graph=Graph(calls=(call,))).model_dump_json().encode()
+    for name, at_s in (("prog_a", 0.0), ("prog_b", 366 * 86400.0)):
+        journal.append(Accepted(name, "acme", at_s, body, "span"))
+        journal.append(Written(name, "ask", b'"y"', 0, 1.0, RunFacts(1, 8, 0, 1, spans=(("decode", 0.0, 1.0),))))
+        await journal.append(Ended(name, ProgramStatus.SUCCEEDED, 9, 1.0, None)).committed()
+    await journal.close()
+    with pytest.raises(
+        TraceError, match=r"^journal\.db: program 'prog_b': accepted after the first one: must be at most"
+    ):
         load_traces([path])
 
 
