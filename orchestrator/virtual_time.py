@@ -7,6 +7,7 @@ the program: production code runs on it unchanged.
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_RESOLUTION_S = 1e-9
 
 
 class EverythingWaits(RuntimeError):
@@ -69,8 +72,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._virtual_now
 
     def jump(self, seconds: float) -> None:
-        """Move time on by `seconds`."""
+        """Move time on by `seconds`. Timers nearer than time can be told apart, late in the run, are due together."""
         self._virtual_now += seconds
+        self._clock_resolution = max(_RESOLUTION_S, math.ulp(self._virtual_now))
 
     @property
     def works_outside(self) -> bool:

@@ -94,3 +94,13 @@ def test_a_loop_can_be_used_step_by_step() -> None:
     loop.run_until_complete(asyncio.sleep(5))
     assert loop.time() == 10.0
     loop.close()
+
+
+def test_timers_are_due_however_late_it_is() -> None:
+    async def main() -> float:
+        await asyncio.sleep(1e9)
+        await asyncio.gather(*(asyncio.sleep(0.1 * n) for n in range(10)))
+        await asyncio.wait_for(asyncio.sleep(1e-7), 1.0)
+        return asyncio.get_running_loop().time()
+
+    assert 1e9 < run_virtually(main()) < 1e9 + 1.1
