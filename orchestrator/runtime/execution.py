@@ -151,9 +151,8 @@ class Execution:
     def _learn(self, program: Program, run: CallRun, *, succeeded: bool) -> None:
         """Tell the policy that the call holds nothing any more, and the statistics what it took."""
         call, worked_s = run.call, run.worked_s()
-        ended = EndedCall(program.id, call, worked_s, run.usage, succeeded)
-        self._services.priorities.call_ended(ended)
-        if ended.tells:
+        self._services.priorities.call_ended(EndedCall(program.id, call, worked_s, run.usage, succeeded))
+        if succeeded:
             tokens = run.usage.output_tokens if run.usage is not None else None
             self._services.statistics.learn(program.workflow, call, seconds=worked_s, output_tokens=tokens)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from dag.graph import ProgramGraph
 from engine.protocol import PriorityKey, Usage
-from tenuto.wire import Call, FunctionCall, Objective
+from tenuto.wire import Call, Objective
 
 Changes = Mapping[str, PriorityKey]
 """New keys by program, for all its calls that an engine holds now."""
@@ -44,19 +44,15 @@ class ReadyCall(NamedTuple):
 
 
 class EndedCall(NamedTuple):
-    """A call that holds no engine and no worker any more. `seconds` of work on it, without waiting; `usage` of its
-    last generation. Calls that a cancelled program takes with it are not told of one by one."""
+    """A call that holds no engine and no worker any more. `seconds` of work on it, without waiting: 0 if the cache
+    answered it; `usage` of its last generation. Calls that a cancelled program takes with it are not told of one by one.
+    """
 
     program: str
     call: Call
     seconds: float
     usage: Usage | None
     succeeded: bool
-
-    @property
-    def tells(self) -> bool:
-        """Whether it tells what such calls take: one that no engine worked on, answered from the cache, does not."""
-        return self.succeeded and (self.seconds > 0 or isinstance(self.call, FunctionCall))
 
 
 class Policy(Protocol):

@@ -142,7 +142,7 @@ class Tenuto:
         if not isinstance(call.call, FunctionCall):
             program.served = True
             self._lives.live(program.workflow, call.seconds)
-        if call.tells:
+        if call.succeeded:
             self._calls.learn(program.workflow, call.seconds, stage_of(call.call))
             if call.usage is not None:
                 self._tokens.learn(program.workflow, float(call.usage.output_tokens), stage_of(call.call))

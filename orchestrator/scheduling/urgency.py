@@ -71,7 +71,7 @@ class Urgency:
 
     def call_ended(self, call: EndedCall, now: float) -> Changes:
         program = self._programs.get(call.program)
-        if program is not None and call.tells:
+        if program is not None and call.succeeded:
             self._seconds.learn(program.workflow, call.seconds, stage_of(call.call))
         return NO_CHANGES
 

@@ -202,16 +202,3 @@ def test_a_deadline_of_an_open_program_counts_before_any_has_ended() -> None:
     play = player()
     play.arrive("p", chain(1, 5.0, Objective(kind="deadline", deadline_s=30.0)), open=True)
     assert play.ready("p", "c0")[0] == pytest.approx(25.0, abs=1.0)
-
-
-def test_answers_from_the_cache_tell_nothing_of_what_calls_take() -> None:
-    play = player()
-    for number in range(20):
-        play.arrive(f"hit{number}", chain(1))
-        play.ready(f"hit{number}", "c0")
-        play.policy.call_ended(EndedCall(f"hit{number}", llm("c0"), 0.0, None, True), 1.0)
-        play.policy.program_ended(f"hit{number}", 1.0)
-    play.arrive("a", chain(1))
-    fresh = player()
-    fresh.arrive("a", chain(1))
-    assert play.ready("a", "c0") == fresh.ready("a", "c0")
