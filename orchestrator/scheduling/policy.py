@@ -45,8 +45,8 @@ class ReadyCall(NamedTuple):
 
 class EndedCall(NamedTuple):
     """A call that holds no engine and no worker any more. `seconds` of work on it, without waiting: 0 if the cache
-    answered it; `usage` of its last generation. Calls that a cancelled program takes with it are not told of one by one.
-    """
+    answered it; `usage` of its last generation. Calls that a cancelled program takes with it are not told of one by
+    one."""
 
     program: str
     call: Call
