@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Model, check_output, fail
+from orchestrator.cli.options import Model, check_output, fail, memory
 
 if TYPE_CHECKING:
     from engine.config import EngineConfig
@@ -36,13 +36,14 @@ def bench(
     if not fit:
         fail("say what to measure: --fit")
     check_output(out, "--out")
+    kv_bytes = memory(kv_gb, "--kv-gb")
     try:
         source = model_source(model or "bundled")
         if source is None:
             fail("--model none: there is nothing to measure")
         config = EngineConfig(source, device=device, token_budget=token_budget, max_running=max_running)
-        if kv_gb is not None:
-            config = replace(config, kv_bytes=int(kv_gb * 1e9))
+        if kv_bytes is not None:
+            config = replace(config, kv_bytes=kv_bytes)
         found = asyncio.run(_fit(config, Path(source).name, rounds))
     except (ConfigError, ModelLoadError, ValueError) as fault:
         fail(str(fault))

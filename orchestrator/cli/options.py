@@ -23,6 +23,7 @@ Journal = Annotated[
 ]
 
 USAGE_ERROR = 2
+_MOST_GB = 10_000.0
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
@@ -35,6 +36,15 @@ def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
 def refused(fault: ValidationError) -> str:
     """What a model says of the values it was given, one line a fault."""
     return "\n".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in fault.errors())
+
+
+def memory(gb: float | None, option: str) -> int | None:
+    """Bytes of an option in gigabytes. Ends the command if no machine has so many, or they are no number."""
+    if gb is None:
+        return None
+    if not gb <= _MOST_GB:
+        fail(f"{option}: must be at most {_MOST_GB:,.0f}, got {gb:g}")
+    return int(gb * 1e9)
 
 
 def check_output(path: Path | None, option: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import check_output, fail
+from orchestrator.cli.options import check_output, fail, memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from orchestrator.simulation.sweep import Setting, Slo, SweepPoint
 
 _LOADS = (0.5, 1.0, 2.0, 4.0)
-_MOST_HOST_GB = 10_000.0
 
 
 def simulate(
@@ -75,8 +74,7 @@ def simulate(
     for given in load or ():
         if not 0 < given < math.inf:
             fail(f"--load: must be a number above 0, got {given:g}")
-    if host_gb is not None and host_gb > _MOST_HOST_GB:
-        fail(f"--host-gb: must be at most {_MOST_HOST_GB:,.0f}, got {host_gb:g}")
+    host_bytes = memory(host_gb, "--host-gb")
     check_output(json_file, "--json")
     check_output(plot, "--plot")
     try:
@@ -87,7 +85,7 @@ def simulate(
             "replicas": replicas,
             "programs": programs,
             "drawn": not as_traced,
-            "host_bytes": None if host_gb is None else int(host_gb * 1e9),
+            "host_bytes": host_bytes,
             "wait_cap_s": wait_cap,
         }
         command = _Command(trace, common, list(range(seed, seed + seeds)), jobs, json_file, plot)

@@ -96,6 +96,13 @@ def test_bench_tells_before_it_measures_that_its_file_cannot_be_written() -> Non
     assert (ended.exit_code, ended.output) == (2, "tenuto: --out /no/dir/x.json: there is no folder /no/dir\n")
 
 
+@pytest.mark.parametrize("given", ["inf", "1e300"])
+def test_a_memory_that_no_machine_has_is_refused(given: str) -> None:
+    for command in (["bench", "--fit", "--kv-gb"], ["simulate", "x.jsonl", "--host-gb"]):
+        ended = CliRunner().invoke(app, [*command, given])
+        assert (ended.exit_code, "must be at most 10,000" in ended.output) == (2, True)
+
+
 def test_run_runs_a_workflow_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "flow.py").write_text(FLOW)
     ended = tenuto("run", "flow.py:doubled", "-i", "number=21", "-i", "label=7", "--model", "none", cwd=tmp_path)
