@@ -178,8 +178,10 @@ class Retention:
 
     def failed(self, program: Program, call: LLMCall) -> None:
         """The call has failed for good. If it never took up the chain that it went on with, others still may."""
+        if program.outcome is not None or self._closed:
+            return
         for chain in [*self._programs.get(program.id, {}).values()]:
-            if chain.returned_by == call.id and chain.lease is not None and program.outcome is None:
+            if chain.returned_by == call.id and chain.lease is not None:
                 chain.returned_at, chain.returned_by = None, ""
                 self._decide(chain, Outcome.CANCELLED)
                 self._keeper.tell_kept(chain)

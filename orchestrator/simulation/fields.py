@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.simulation.lines import TraceError
 
 MAX_SECONDS = 15_000_000.0
-"""No time of a trace is longer, which is 173 days. Not far beyond it virtual time cannot tell moments apart."""
+"""No time of a trace is longer, which is 173 days: a longer one is a fault, most often of its unit."""
 
 
 def parsed(line: str, where: str) -> Fields:

@@ -170,7 +170,7 @@ class Report:
             "scale": self.scale,
             "load": self.load,
             "completion_s": _spread(self.seconds),
-            "ttft_s": _spread(self.ttfts or [0.0]),
+            "ttft_s": _spread(self.ttfts),
             "slo_attainment": self.attainment,
             "goodput_programs_per_s": self.goodput,
             "kv_hit_rate": self.hit_rate,

@@ -79,7 +79,7 @@ class Simulation:
     ) -> None:
         """`policy`: instead of the scenario's, one that is not known by name.
 
-        Raises TraceError if programs would arrive for longer than virtual time goes.
+        Raises TraceError if programs would arrive for longer than any trace may last.
         """
         bounded(max((p.arrival for p in programs), default=0.0), "the last arrival, as programs were drawn and scaled")
         self._policy = policy or make_policy(scenario.policy)
